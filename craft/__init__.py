@@ -1,0 +1,12 @@
+"""CRAFT: cross-layer rank adaptation via frozen Tucker (arXiv 2602.17510), for Hugging Face peft.
+
+    from craft import CraftConfig
+    model = get_peft_model(model, CraftConfig(ranks=(24, 100, 100)))
+
+Importing this package registers its tuners with peft, which is needed before an adapter of theirs is loaded.
+"""
+
+from craft.tucker import use_cache
+from craft.tuners import CraftConfig, CraftModel
+
+__all__ = ["CraftConfig", "CraftModel", "use_cache"]

@@ -1,0 +1,102 @@
+"""Files that are whole or not there: atomic writes, and tensors with a checksum of their content."""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+
+class DamagedFile(Exception):
+    """A file whose content is not what was written."""
+
+
+@contextlib.contextmanager
+def atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on leaving, it is synced to disk and renamed to `path`.
+
+    Several processes may write the same path at once: each has its own temporary file, the last rename stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON; NaN and infinity are refused, a missing value is null."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The raw bytes of a tensor in row-major order, for hashing."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def digest_of_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    """A digest of names, dtypes, shapes and values, whatever the order of the dictionary."""
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        state.update(f"{name}:{tensors[name].dtype}:{tuple(tensors[name].shape)};".encode())
+        state.update(tensor_bytes(tensors[name]))
+    return state.hexdigest()
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any] | None = None
+) -> str:
+    """Write tensors and JSON facts as one safetensors file; returns the digest of the tensors."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = digest_of_tensors(tensors)
+    written = json.dumps(facts or {}, allow_nan=False)
+    metadata = {"sha256": digest, "facts": written, "facts_sha256": sha256(written.encode())}
+    with atomically(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata))
+    return digest
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote, on the CPU.
+
+    Raises FileNotFoundError where there is no file and DamagedFile where its content does not match its checksum."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise DamagedFile(f"{path}: {error}") from error
+    facts = metadata.get("facts", "")
+    intact = digest_of_tensors(tensors) == metadata.get("sha256") and sha256(
+        facts.encode()
+    ) == metadata.get("facts_sha256")
+    if not intact:
+        raise DamagedFile(f"{path}: the content does not match its checksum")
+    return tensors, json.loads(facts)

@@ -1,0 +1,243 @@
+"""Tucker decomposition of a third-order tensor: truncated HOSVD, its ablations, and a cache on disk.
+
+A tensor W of shape (N, d_out, d_in) is a stack of N matrices (arXiv 2602.17510, section 3: layer mode first). Its
+decomposition is W ~ G x1 U1 x2 U2 x3 U3, with orthonormal factors U_n and core G = W x1 U1^T x2 U2^T x3 U3^T.
+Plain tensors in, plain tensors out; no model is known here.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from craft.errors import InputError
+from craft.storage import DamagedFile, digest_of_tensors, read_tensors, sha256, write_tensors
+
+Algorithm = Literal["hosvd", "hooi", "random"]
+ALGORITHMS: tuple[Algorithm, ...] = ("hosvd", "hooi", "random")
+HOOI_SWEEPS = 10
+
+
+@dataclass(frozen=True)
+class Tucker:
+    """Core (r1, r2, r3) and factors U1 (N, r1), U2 (d_out, r2), U3 (d_in, r3) of one tensor."""
+
+    core: Tensor
+    factors: tuple[Tensor, Tensor, Tensor]
+
+    @property
+    def ranks(self) -> tuple[int, int, int]:
+        r1, r2, r3 = self.core.shape
+        return r1, r2, r3
+
+    def reconstruct(self) -> Tensor:
+        """G x1 U1 x2 U2 x3 U3, of shape (N, d_out, d_in)."""
+        from tensorly import backend_context
+        from tensorly.tucker_tensor import tucker_to_tensor
+
+        with backend_context("pytorch", local_threadsafe=True):
+            return tucker_to_tensor((self.core, list(self.factors)))
+
+
+def check_ranks(ranks: Sequence[int]) -> tuple[int, int, int]:
+    """Three positive integers, or an InputError that shows what was given."""
+    whole = [isinstance(r, int) and not isinstance(r, bool) and r > 0 for r in ranks]
+    if len(whole) != 3 or not all(whole):
+        raise InputError(f"ranks must be three positive integers (r1, r2, r3), not {tuple(ranks)}")
+    r1, r2, r3 = ranks
+    return r1, r2, r3
+
+
+def clip_ranks(
+    ranks: Sequence[int], shape: Sequence[int], name: str = "tensor"
+) -> tuple[int, int, int]:
+    """Ranks cut to the sizes of their modes, with a warning: a mode of size n has no more than n orthonormal vectors."""
+    r1, r2, r3 = (min(r, n) for r, n in zip(check_ranks(ranks), shape, strict=True))
+    if (r1, r2, r3) != tuple(ranks):
+        warnings.warn(
+            f"ranks {tuple(ranks)} exceed the shape {tuple(shape)} of {name}; using {(r1, r2, r3)}",
+            stacklevel=3,
+        )
+    return r1, r2, r3
+
+
+def decompose(
+    tensor: Tensor | Sequence[Tensor],
+    ranks: Sequence[int],
+    algorithm: Algorithm = "hosvd",
+    seed: int = 0,
+    name: str = "tensor",
+) -> Tucker:
+    """The truncated Tucker decomposition of a tensor (N, d_out, d_in), or of a list of N matrices, in float64.
+
+    `hosvd`   U_n = the r_n leading left singular vectors of the unfolding W_(n), by an eigendecomposition of its Gram
+              matrix W_(n) W_(n)^T (one pass, no alternation: the paper's definition). Gram matrices are summed matrix by
+              matrix, so the stack is never copied.
+    `hooi`    HOSVD followed by ten alternating sweeps (De Lathauwer et al. 2000b), for ablations.
+    `random`  random orthonormal factors from `seed` and the core that fits them best, for ablations.
+
+    The largest entry of every column of U_n is positive, so that two runs agree. Ranks above a mode's size are clipped
+    with a warning. InputError where `tensor` is not third-order, not floating point, or holds NaN or inf.
+    """
+    slices = _slices(tensor, name)
+    shape = (len(slices), *slices[0].shape)
+    ranks = clip_ranks(ranks, shape, name)
+    if algorithm not in ALGORITHMS:
+        raise InputError(f"decomposition {algorithm!r} is not one of {', '.join(ALGORITHMS)}")
+    if algorithm == "random":
+        factors = _random_factors(shape, ranks, seed, slices[0].device)
+    else:
+        grams = gram_matrices(slices)
+        factors = tuple(_leading_vectors(gram, r) for gram, r in zip(grams, ranks, strict=True))
+    if algorithm == "hooi":
+        for _ in range(HOOI_SWEEPS):
+            factors = _alternate(slices, factors, ranks)
+    return Tucker(_core(slices, factors), factors)
+
+
+def _slices(tensor: Tensor | Sequence[Tensor], name: str) -> Sequence[Tensor]:
+    if isinstance(tensor, Tensor) and tensor.ndim != 3:
+        raise InputError(
+            f"{name} must be third-order (N, d_out, d_in), not of shape {tuple(tensor.shape)}"
+        )
+    slices = list(tensor)
+    if not slices or any(s.ndim != 2 or s.shape != slices[0].shape for s in slices):
+        raise InputError(
+            f"{name} must be one or more matrices of one shape, not {[tuple(s.shape) for s in slices]}"
+        )
+    for index, matrix in enumerate(slices):
+        if not matrix.is_floating_point():
+            raise InputError(f"{name} must be floating point, not {matrix.dtype}")
+        if not torch.isfinite(matrix).all():
+            raise InputError(f"{name} holds NaN or inf values (slice {index})")
+    return slices
+
+
+def gram_matrices(slices: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """W_(n) W_(n)^T for the three modes, in float64: (N, N), (d_out, d_out), (d_in, d_in)."""
+    d_out, d_in = slices[0].shape
+    options = {"dtype": torch.float64, "device": slices[0].device}
+    rows = torch.zeros(d_out, d_out, **options)
+    columns = torch.zeros(d_in, d_in, **options)
+    for matrix in slices:
+        wide = matrix.detach().double()
+        rows.addmm_(wide, wide.T)
+        columns.addmm_(wide.T, wide)
+    layers = torch.zeros(len(slices), len(slices), **options)
+    for start in range(0, d_out, 256):  # blocks of rows bound the float64 copy of the stack
+        block = torch.stack([m.detach()[start : start + 256] for m in slices]).double().flatten(1)
+        layers.addmm_(block, block.T)
+    return layers, rows, columns
+
+
+def _leading_vectors(gram: Tensor, rank: int) -> Tensor:
+    """The `rank` leading eigenvectors, descending; on the CPU, whose LAPACK is the reference."""
+    vectors = torch.linalg.eigh(gram.cpu()).eigenvectors
+    return _fix_signs(vectors.flip(-1)[:, :rank]).to(gram.device)
+
+
+def _fix_signs(vectors: Tensor) -> Tensor:
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return (vectors * largest.sign()).contiguous()
+
+
+def _random_factors(
+    shape: Sequence[int], ranks: Sequence[int], seed: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    gaussian = [
+        torch.randn(n, r, dtype=torch.float64, generator=generator)
+        for n, r in zip(shape, ranks, strict=True)
+    ]
+    return tuple(_fix_signs(torch.linalg.qr(g).Q).to(device) for g in gaussian)
+
+
+def _core(slices: Sequence[Tensor], factors: tuple[Tensor, ...]) -> Tensor:
+    """W x1 U1^T x2 U2^T x3 U3^T, one matrix at a time."""
+    u1, u2, u3 = factors
+    projected = torch.stack([u2.T @ m.detach().double() @ u3 for m in slices])  # (N, r2, r3)
+    return torch.einsum("na,nij->aij", u1, projected)
+
+
+def _alternate(
+    slices: Sequence[Tensor], factors: tuple[Tensor, ...], ranks: Sequence[int]
+) -> tuple[Tensor, ...]:
+    """One HOOI sweep: each factor from the tensor projected on the other two."""
+    u1, u2, u3 = factors
+    stack = torch.stack([m.detach().double() for m in slices])
+    projected = torch.einsum("nij,ik,jl->nkl", stack, u2, u3).flatten(1)
+    u1 = _leading_vectors(projected @ projected.T, ranks[0])
+    projected = torch.einsum("nij,na,jl->ial", stack, u1, u3).flatten(1)
+    u2 = _leading_vectors(projected @ projected.T, ranks[1])
+    projected = torch.einsum("nij,na,ik->jak", stack, u1, u2).flatten(1)
+    u3 = _leading_vectors(projected @ projected.T, ranks[2])
+    return u1, u2, u3
+
+
+# ---- cache ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DecompositionCache:
+    """Decompositions in a folder, keyed by the weights' content, the ranks and the algorithm.
+
+    Any number of processes may fill it at once (each file is written aside and renamed); a damaged file is decomposed
+    again and replaced."""
+
+    folder: Path
+
+    def decompose(
+        self,
+        slices: Sequence[Tensor],
+        ranks: Sequence[int],
+        algorithm: Algorithm = "hosvd",
+        seed: int = 0,
+        name: str = "tensor",
+    ) -> Tucker:
+        """`decompose`, from the cache where it is there."""
+        weights = digest_of_tensors({str(i): matrix for i, matrix in enumerate(slices)})
+        ranks = clip_ranks(ranks, (len(slices), *slices[0].shape), name)
+        seed = seed if algorithm == "random" else 0
+        key = sha256(
+            f"{weights} {ranks} {algorithm} {seed} 1".encode()
+        )  # 1: version of the algorithms
+        path = self.folder / f"{key}.safetensors"
+        try:
+            found, _ = read_tensors(path)
+            device = slices[0].device
+            core, u1, u2, u3 = (found[part].to(device) for part in ("core", "U1", "U2", "U3"))
+            return Tucker(core, (u1, u2, u3))
+        except FileNotFoundError:
+            pass
+        except DamagedFile as damage:
+            warnings.warn(f"decomposing again: {damage}", stacklevel=2)
+        made = decompose(slices, ranks, algorithm, seed, name)
+        write_tensors(
+            path, {"core": made.core, **{f"U{n}": u for n, u in enumerate(made.factors, 1)}}
+        )
+        return made
+
+
+_cache: DecompositionCache | None = None
+
+
+def use_cache(folder: Path | str | None) -> None:
+    """Keep decompositions made by the tuners of this process in `folder`; None (the default) keeps none."""
+    global _cache
+    _cache = None if folder is None else DecompositionCache(Path(folder))
+
+
+def decompose_cached(
+    slices: Sequence[Tensor],
+    ranks: Sequence[int],
+    algorithm: Algorithm = "hosvd",
+    seed: int = 0,
+    name: str = "tensor",
+) -> Tucker:
+    """`decompose` through the folder given to `use_cache`, if any."""
+    run = decompose if _cache is None else _cache.decompose
+    return run(slices, ranks, algorithm, seed, name)

@@ -1,0 +1,102 @@
+"""The layer of a sandwich tuner: a Linear with the updates of its active adapters."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from craft.tuners.group import Group
+
+if TYPE_CHECKING:
+    from craft.tuners.sandwich import SandwichModel
+
+
+class SandwichLayer(nn.Module, BaseTunerLayer):
+    """A Linear (or Conv1D) with the updates of its active adapters; owns none of their tensors."""
+
+    adapter_layer_names: tuple[str, ...] = ()
+    other_param_names: tuple[str, ...] = ("places",)
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.places: dict[
+            str, tuple[SandwichModel, Group, int]
+        ] = {}  # adapter -> tuner, group, index in it
+        self.merged_adapters: list[str] = []
+        self.unmerged_weight: Tensor | None = None  # the exact weight, kept while merged
+        self.merge_loss = 0.0
+        self._disable_adapters = False
+
+    def matrix(self) -> Tensor:
+        """The base weight as (d_out, d_in)."""
+        base = self.get_base_layer()
+        return base.weight.T if isinstance(base, Conv1D) else base.weight
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return result
+        for adapter in self.active_adapters:
+            if adapter in self.places:
+                result = result + self._update(x, adapter)
+        return result
+
+    def _update(self, x: Tensor, adapter: str) -> Tensor:
+        """((x V) M_l^T) U^T, in the dtype of the base layer's own product."""
+        tuner, group, index = self.places[adapter]
+        dtype = x.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        u, v = tuner.outer_matrices(adapter, group, index)
+        small = tuner.small.of_layer(tuner, adapter, group, index, x.device).to(dtype)
+        u, v = tuner.cast(u, x.device, dtype), tuner.cast(v, x.device, dtype)
+        return ((x.to(dtype) @ v) @ small.T) @ u.T
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """dW_l = U M_l V^T of shape (d_out, d_in), in float32 or wider."""
+        tuner, group, index = self.places[adapter]
+        device = self.matrix().device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            u, v = (t.to(device) for t in tuner.outer_matrices(adapter, group, index))
+            small = tuner.small_matrices(adapter, group)[index].to(device)
+            return u.to(small.dtype) @ small @ v.to(small.dtype).T
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the updates to the base weight: in float32 or wider, rounded to the weight's dtype once.
+
+        `merge_loss` is then the norm of what rounding lost over the norm of the update."""
+        names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.places]
+        if not names:
+            return
+        weight = self.get_base_layer().weight
+        delta = torch.stack([self.get_delta_weight(name) for name in names]).sum(0)
+        if isinstance(self.get_base_layer(), Conv1D):
+            delta = delta.T
+        if safe_merge and not torch.isfinite(delta).all():
+            raise ValueError(f"the update of adapter {', '.join(names)} holds NaN or inf values")
+        if self.unmerged_weight is None:
+            self.unmerged_weight = weight.data.clone()
+        exact = weight.data.to(torch.promote_types(weight.dtype, delta.dtype)) + delta
+        rounded = exact.to(weight.dtype)
+        self.merge_loss = float(
+            (rounded.to(exact.dtype) - exact).norm() / delta.norm().clamp_min(1e-30)
+        )
+        weight.data = rounded.contiguous()
+        self.merged_adapters.extend(names)
+
+    def unmerge(self) -> None:
+        """Put the exact base weight back."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        self.get_base_layer().weight.data = self.unmerged_weight
+        self.unmerged_weight = None
+        self.merged_adapters.clear()

@@ -1,0 +1,189 @@
+"""Tucker algebra against tensorly, its own definition, and bad input."""
+
+import multiprocessing
+import time
+import warnings
+
+import pytest
+import tensorly
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorly.decomposition import tucker as tensorly_tucker
+
+from craft.errors import InputError
+from craft.tucker import ALGORITHMS, DecompositionCache, clip_ranks, decompose, gram_matrices
+
+
+def low_rank(shape=(6, 20, 14), ranks=(3, 5, 4), noise=0.1, seed=0):
+    """Random weights say little about an approximation: use a low multilinear rank plus noise."""
+    g = torch.Generator().manual_seed(seed)
+    core = torch.randn(ranks, generator=g, dtype=torch.float64)
+    factors = [
+        torch.randn(n, r, generator=g, dtype=torch.float64)
+        for n, r in zip(shape, ranks, strict=True)
+    ]
+    exact = torch.einsum("abc,ia,jb,kc->ijk", core, *factors)
+    return exact + noise * torch.randn(shape, generator=g, dtype=torch.float64)
+
+
+def test_hosvd_equals_tensorly_up_to_signs():
+    tensor = low_rank()
+    ours = decompose(tensor, (3, 5, 4))
+    with tensorly.backend_context("pytorch", local_threadsafe=True):
+        core, factors = tensorly_tucker(
+            tensor, rank=(3, 5, 4), n_iter_max=0, init="svd", svd="truncated_svd"
+        )
+    for mine, theirs in zip(ours.factors, factors, strict=True):
+        torch.testing.assert_close(
+            (mine.T @ theirs).abs(), torch.eye(mine.shape[1], dtype=mine.dtype)
+        )
+    torch.testing.assert_close(ours.core.abs(), core.abs())
+
+
+def test_hosvd_factors_are_the_leading_singular_vectors_of_the_unfoldings():
+    tensor = low_rank()
+    ours = decompose(tensor, (3, 5, 4))
+    for mode, factor in enumerate(ours.factors):
+        unfolding = tensor.movedim(mode, 0).flatten(1)
+        u = torch.linalg.svd(unfolding, full_matrices=False).U[:, : factor.shape[1]]
+        torch.testing.assert_close((u.T @ factor).abs(), torch.eye(factor.shape[1], dtype=u.dtype))
+
+
+def test_a_list_of_matrices_equals_their_stack():
+    tensor = low_rank()
+    for a, b in zip(
+        decompose(tensor, (2, 3, 3)).factors,
+        decompose(list(tensor), (2, 3, 3)).factors,
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def test_gram_matrices_are_those_of_the_unfoldings():
+    tensor = low_rank((4, 300, 7))  # more rows than one block
+    for mode, gram in enumerate(gram_matrices(list(tensor))):
+        unfolding = tensor.movedim(mode, 0).flatten(1)
+        torch.testing.assert_close(gram, unfolding @ unfolding.T)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9)),
+    algorithm=st.sampled_from(ALGORITHMS),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+def test_full_rank_is_exact_and_factors_are_orthonormal(shape, algorithm, dtype):
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    made = decompose(tensor, shape, algorithm)
+    assert made.ranks == shape
+    torch.testing.assert_close(made.reconstruct(), tensor.double(), rtol=1e-9, atol=1e-9)
+    for factor in made.factors:
+        identity = torch.eye(factor.shape[1], dtype=torch.float64)
+        assert (factor.T @ factor - identity).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_two_runs_agree_bit_for_bit(algorithm):
+    first, second = (decompose(low_rank(), (3, 5, 4), algorithm, seed=3) for _ in range(2))
+    assert torch.equal(first.core, second.core)
+    assert all(torch.equal(a, b) for a, b in zip(first.factors, second.factors, strict=True))
+    for factor in first.factors:
+        largest = factor.gather(0, factor.abs().argmax(0, keepdim=True))
+        assert (largest > 0).all()
+
+
+def test_error_falls_from_random_to_hosvd_to_hooi():
+    tensor = low_rank(noise=1.0)
+    error = {a: (decompose(tensor, (2, 3, 3), a).reconstruct() - tensor).norm() for a in ALGORITHMS}
+    assert error["hooi"] < error["hosvd"] < error["random"]
+
+
+def test_ranks_above_the_shape_are_clipped_with_a_warning():
+    with pytest.warns(
+        UserWarning, match=r"\(24, 5, 4\) exceed the shape \(6, 20, 14\).*using \(6, 5, 4\)"
+    ):
+        assert decompose(low_rank(), (24, 5, 4)).ranks == (6, 5, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert clip_ranks((6, 5, 4), (6, 20, 14)) == (6, 5, 4)
+
+
+@pytest.mark.parametrize(
+    "ranks", [(0, 5, 4), (-1, 5, 4), (3, 5), (3, 5, 4, 4), (3.0, 5, 4), (True, 5, 4)]
+)
+def test_bad_ranks_are_refused_by_name(ranks):
+    with pytest.raises(InputError, match="three positive integers"):
+        decompose(low_rank(), ranks)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(3, 4), "third-order"),
+        (torch.zeros(3, 4, 5, 6), "third-order"),
+        (torch.full((2, 3, 3), float("nan")), "NaN or inf"),
+        (torch.full((2, 3, 3), float("inf")), "NaN or inf"),
+        (torch.zeros(2, 3, 3, dtype=torch.int64), "floating point"),
+        ([torch.zeros(2, 3), torch.zeros(3, 2)], "one shape"),
+        ([], "one shape"),
+    ],
+)
+def test_bad_tensors_are_refused_by_name(tensor, message):
+    with pytest.raises(InputError, match=message):
+        decompose(tensor, (1, 1, 1), name="W")
+
+
+def test_unknown_algorithm_is_refused():
+    with pytest.raises(InputError, match="'als' is not one of hosvd, hooi, random"):
+        decompose(low_rank(), (1, 1, 1), "als")
+
+
+def test_cache_is_keyed_by_weights_ranks_and_algorithm(tmp_path):
+    cache, tensor = DecompositionCache(tmp_path), low_rank()
+    first = cache.decompose(list(tensor), (3, 5, 4))
+    again = cache.decompose(list(tensor.clone()), (3, 5, 4))
+    assert torch.equal(first.core, again.core) and len(list(tmp_path.iterdir())) == 1
+    cache.decompose(list(tensor), (2, 5, 4))
+    cache.decompose(list(tensor), (3, 5, 4), "hooi")
+    cache.decompose(list(tensor), (3, 5, 4), "random", seed=1)
+    cache.decompose(list(tensor), (3, 5, 4), "random", seed=2)
+    cache.decompose(list(tensor + 1e-9), (3, 5, 4))
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
+def test_a_damaged_cache_file_is_made_again(tmp_path, damage):
+    cache, slices = DecompositionCache(tmp_path), list(low_rank())
+    whole = cache.decompose(slices, (3, 5, 4))
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[-9] ^= 1
+    path.write_bytes({"truncated": content[:-50], "flipped": content, "emptied": b""}[damage])
+    with pytest.warns(UserWarning, match="decomposing again"):
+        assert torch.equal(cache.decompose(slices, (3, 5, 4)).core, whole.core)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.decompose(slices, (3, 5, 4))
+
+
+def _fill(folder, start):
+    torch.set_num_threads(1)
+    time.sleep(max(0.0, start - time.time()))
+    for seed in range(8):
+        DecompositionCache(folder).decompose(list(low_rank(seed=seed)), (3, 5, 4))
+
+
+def test_several_processes_fill_one_cache(tmp_path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_fill, args=(tmp_path, time.time() + 0.3)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _fill(tmp_path, 0)
+    assert len(list(tmp_path.iterdir())) == 8
