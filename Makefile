@@ -1,0 +1,91 @@
+# Every target makes its environment first. `make` alone prints the list of targets.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+COMPAT ?= .venv-compat
+TORCH := torch==2.13.0
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.stamp
+COMPAT_STAMP := $(COMPAT)/.stamp
+
+# No test touches a network, and idle OpenMP threads sleep instead of taking a core from the next process.
+TEST_ENV := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=PASSIVE
+TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
+
+MINUTES ?= 18
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow test-compat lint format report bench doctor pretrain-mini reproduce-glue clean
+
+help: ## this list (at once)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# torch goes first, so that nothing in the lock pulls another one.
+$(STAMP): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet $(TORCH) --constraint requirements.lock
+	$(PY) -m pip install --quiet --requirement requirements.lock
+	$(PY) -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+# The oldest peft and transformers that the tuners support.
+$(COMPAT_STAMP): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install --quiet $(TORCH) transformers==4.57.6 peft==0.18.1 \
+		$$(grep -E '^(tensorly|safetensors|pytest|hypothesis)==' requirements.lock)
+	$(COMPAT)/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+setup: $(STAMP) ## the environment in VENV=.venv, remade when the lock changes (1 to 3 min and 2 GB of downloads)
+
+test: $(STAMP) ## the fast tests, offline; GLUE_DIR=<folder> adds those on real data (< 5 min on 2 cores)
+	$(TEST_ENV) $(PY) -m pytest -q -m "not slow and not gpu and not slurm"
+
+test-slow: $(STAMP) ## what `make test` leaves out; GPU and Slurm tests skip where there is none (< 30 min on 2 cores)
+	$(TEST_ENV) $(PY) -m pytest -q -m "slow or gpu or slurm"
+
+# peft 0.18 warns at each save of a model that was not loaded from a folder.
+test-compat: $(COMPAT_STAMP) ## the tuners on the oldest peft and transformers, in COMPAT=.venv-compat (1 min to set up, < 5 min)
+	$(TEST_ENV) $(COMPAT)/bin/python -m pytest -q -m "not slow and not gpu" \
+		-W "ignore:Could not find a config file in:UserWarning" tests/test_tucker.py tests/tuners
+
+lint: $(STAMP) ## ruff and pyright (1 min)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
+
+format: $(STAMP) ## let ruff rewrite what it can (seconds)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+report: $(STAMP) ## tables and figures from the run records (< 1 min)
+	$(PY) scripts/report.py
+
+bench: $(STAMP) ## speed and memory of a training step (minutes)
+	$(PY) scripts/bench.py
+
+doctor: $(STAMP) ## what this machine has and lacks: GPU, weights, GLUE (seconds)
+	$(PY) scripts/doctor.py
+
+# Refused while the Makefile is read: before minutes of set-up.
+ifneq ($(filter pretrain-mini,$(MAKECMDGOALS)),)
+$(if $(CORPUS),,$(error pretrain-mini needs CORPUS=<text file, .xz text file or folder of them>))
+endif
+
+pretrain-mini: $(STAMP) ## pre-train the mini RoBERTa on CORPUS=<file or folder> (MINUTES=18, and the tokenizing)
+	$(PY) scripts/pretrain_mini.py --corpus "$(CORPUS)" --minutes $(MINUTES)
+
+# Only what was given is passed on: every default lives in the script's own config.
+reproduce-glue: $(STAMP) ## the paper's tables and figures; SUITE LAUNCHER SEEDS GLUE_DIR MODEL_DIR METHODS (mini: minutes, paper: GPU hours)
+	$(PY) scripts/reproduce.py \
+		$(if $(SUITE),"suite=$(SUITE)") \
+		$(if $(LAUNCHER),"launcher=$(LAUNCHER)") \
+		$(if $(SEEDS),"seeds=$(SEEDS)") \
+		$(if $(GLUE_DIR),"glue_dir=$(GLUE_DIR)") \
+		$(if $(MODEL_DIR),"model_dir=$(MODEL_DIR)") \
+		$(if $(METHODS),"methods=$(METHODS)")
+
+clean: ## remove caches and build products, never outputs/ or results/ (seconds)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find craft scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

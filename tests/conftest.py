@@ -1,0 +1,51 @@
+"""The state in which every test starts: offline, one thread, no cache of the user's."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_home = tempfile.TemporaryDirectory(prefix="craft-tests-")  # removed when the interpreter ends
+
+# Set here too, not only by `make test`: transformers and datasets read them once, at import.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_EVALUATE_OFFLINE="1",
+    HF_HOME=_home.name,
+    WANDB_MODE="offline",
+)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)  # sums in one order everywhere, and no quarrel over the cores
+
+with contextlib.suppress(ImportError):  # a machine that only borrows the tests may lack hypothesis
+    from hypothesis import settings
+
+    settings.load_profile("ci")  # the same examples every time, no deadline on a loaded machine
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run."""
+    missing = {}
+    if not torch.cuda.is_available():
+        missing["gpu"] = "no CUDA device"
+    if shutil.which("sbatch") is None:
+        missing["slurm"] = "no sbatch on PATH"
+    for item in items:
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def glue_dir() -> Path:
+    """The folder of the real GLUE files, absolute: a test may change the working directory."""
+    if not os.environ.get("CRAFT_GLUE_DIR"):
+        pytest.skip("CRAFT_GLUE_DIR is not set (make test GLUE_DIR=<folder>)")
+    folder = Path(os.environ["CRAFT_GLUE_DIR"]).resolve()
+    assert folder.is_dir(), f"CRAFT_GLUE_DIR={folder} is not a folder"
+    return folder
