@@ -7,6 +7,29 @@ Importing this package registers its tuners with peft, which is needed before an
 """
 
 from craft.tucker import use_cache
-from craft.tuners import CraftConfig, CraftModel
+from craft.tuners import (
+    BitFitConfig,
+    BitFitModel,
+    BottleneckConfig,
+    BottleneckModel,
+    CraftConfig,
+    CraftModel,
+    LoraXsConfig,
+    LoraXsModel,
+    LotrConfig,
+    LotrModel,
+)
 
-__all__ = ["CraftConfig", "CraftModel", "use_cache"]
+__all__ = [
+    "BitFitConfig",
+    "BitFitModel",
+    "BottleneckConfig",
+    "BottleneckModel",
+    "CraftConfig",
+    "CraftModel",
+    "LoraXsConfig",
+    "LoraXsModel",
+    "LotrConfig",
+    "LotrModel",
+    "use_cache",
+]

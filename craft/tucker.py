@@ -6,7 +6,7 @@ Plain tensors in, plain tensors out; no model is known here.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,10 +45,11 @@ class Tucker:
 
 def check_ranks(ranks: Sequence[int]) -> tuple[int, int, int]:
     """Three positive integers, or an InputError that shows what was given."""
-    whole = [isinstance(r, int) and not isinstance(r, bool) and r > 0 for r in ranks]
+    given = tuple(ranks) if isinstance(ranks, Iterable) else (ranks,)
+    whole = [isinstance(r, int) and not isinstance(r, bool) and r > 0 for r in given]
     if len(whole) != 3 or not all(whole):
-        raise InputError(f"ranks must be three positive integers (r1, r2, r3), not {tuple(ranks)}")
-    r1, r2, r3 = ranks
+        raise InputError(f"ranks must be three positive integers (r1, r2, r3), not {ranks!r}")
+    r1, r2, r3 = given
     return r1, r2, r3
 
 

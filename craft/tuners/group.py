@@ -1,4 +1,7 @@
-"""A group: one projection over the layers, whose weights are stacked to one tensor; and what a forward keeps of it."""
+"""A group: one projection over the layers, whose weights are stacked to one tensor.
+
+And what is kept of it in a forward: its small matrices, and casts of its frozen tensors.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 if TYPE_CHECKING:
-    from craft.tuners.sandwich import SandwichLayer, SandwichModel
+    from craft.tuners.layer import SandwichLayer
+    from craft.tuners.sandwich import SandwichModel
 
 
 @dataclass
@@ -17,7 +22,7 @@ class Group:
     """One projection over the layers it is adapted in, in layer order."""
 
     name: str
-    layers: list["SandwichLayer"]
+    layers: list[SandwichLayer]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -30,7 +35,9 @@ class Group:
 
 
 def group_layers(wrapped: list[tuple[str, SandwichLayer]]) -> list[Group]:
-    """Group (path, layer) pairs: same path but for the layer index (the first whole-number part), same weight shape."""
+    """Group (path, layer) pairs by weight shape and path, the layer index in it aside.
+
+    The index is the first part of the path that is a whole number."""
     found: dict[tuple[str, tuple[int, ...]], list[tuple[int, SandwichLayer]]] = {}
     for path, layer in wrapped:
         parts = path.split(".")
@@ -46,7 +53,7 @@ def group_layers(wrapped: list[tuple[str, SandwichLayer]]) -> list[Group]:
 
 
 def _short_names(keys: list[tuple[str, tuple[int, ...]]]) -> list[str]:
-    """A name for each group: the shortest end of its path that tells it from the others, dots as underscores."""
+    """The shortest end of each group's path that tells it from the others, dots as underscores."""
     paths = [path.split(".") for path, _ in keys]
     for length in range(1, max(map(len, paths), default=0) + 1):
         names = ["_".join(path[-length:]) for path in paths]
@@ -56,18 +63,30 @@ def _short_names(keys: list[tuple[str, tuple[int, ...]]]) -> list[str]:
     return ["_".join([*path, shape]) for path, shape in zip(paths, shapes, strict=True)]
 
 
+@dataclass
+class _Made:
+    """The M_l of one group in one forward, and what tells whether they still serve."""
+
+    matrices: Tensor
+    with_graph: bool
+    sources: list[tuple[Tensor, int]]  # the trained tensors they were made from, with versions
+    served: set[int]  # the layers that have asked
+
+    def serves(self, index: int) -> bool:
+        return index not in self.served and all(_version(t) == v for t, v in self.sources)
+
+
 class SmallMatrices:
     """The M_l of all layers of a group, made once a forward by whichever layer runs first.
 
-    A layer that asks a second time starts a new forward. During backward (activation checkpointing runs layers again) the
-    matrices of the forward serve, and none are made anew: they were made under identity saved-tensor hooks, so that
-    checkpointing neither counts nor drops what their graph holds. Reentrant checkpointing, whose forward has no graph,
-    gets matrices of its own for each layer it runs again."""
+    A layer that asks a second time starts a new forward. During backward (activation checkpointing
+    runs layers again) the matrices of the forward serve, and none are made anew: they were made
+    under identity saved-tensor hooks, so that checkpointing neither counts nor drops what their
+    graph holds. Reentrant checkpointing, whose forward has no graph, gets matrices of its own for
+    each layer it runs again."""
 
     def __init__(self) -> None:
-        self.made: dict[
-            tuple, tuple[Tensor, bool, set[int]]
-        ] = {}  # matrices, with a graph?, served layers
+        self.made: dict[tuple, _Made] = {}
 
     def __deepcopy__(self, memo: dict) -> SmallMatrices:
         return SmallMatrices()  # a graph cannot be copied, and belongs to the other model
@@ -79,17 +98,18 @@ class SmallMatrices:
         self, tuner: SandwichModel, adapter: str, group: Group, index: int, device: torch.device
     ) -> Tensor:
         key, graph = (adapter, group.name, device), torch.is_grad_enabled()
-        small, with_graph, served = self.made.get(key, (None, graph, {index}))
         in_backward = torch._C._current_graph_task_id() != -1
-        if small is None or with_graph != graph or (index in served and not in_backward):
-            small, served = self._make(tuner, adapter, group, device), set()
+        made = self.made.get(key)
+        if made is None or made.with_graph != graph or not (in_backward or made.serves(index)):
+            matrices = self._make(tuner, adapter, group, device)
             if in_backward:
-                return small[index]
-            self.made[key] = small, graph, served
-            if small.requires_grad:
-                small.register_hook(lambda _gradient: self._forget(key, served))
-        served.add(index)
-        return small[index]
+                return matrices[index]
+            sources = [(t, _version(t)) for t in tuner.trained_tensors(adapter, group)]
+            made = self.made[key] = _Made(matrices, graph, sources, served := set())
+            if matrices.requires_grad:
+                matrices.register_hook(lambda _gradient: self._forget(key, served))
+        made.served.add(index)
+        return made.matrices[index]
 
     def _make(
         self, tuner: SandwichModel, adapter: str, group: Group, device: torch.device
@@ -100,7 +120,7 @@ class SmallMatrices:
 
     def _forget(self, key: tuple, served: set[int]) -> None:
         """Backward has gone through these matrices: their graph is used up."""
-        if key in self.made and self.made[key][2] is served:
+        if key in self.made and self.made[key].served is served:
             del self.made[key]
 
 
@@ -108,18 +128,24 @@ class Casts:
     """Frozen tensors in another dtype or on another device, converted once."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple, tuple[Tensor, int, Tensor]] = {}
+        self.kept = WeakTensorKeyDictionary()  # tensor -> (device, dtype) -> its version, its cast
 
-    def __deepcopy__(self, memo: dict) -> "Casts":
+    def __deepcopy__(self, memo: dict) -> Casts:
         return Casts()
 
     def __reduce__(self) -> tuple:
         return Casts, ()
 
     def of(self, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-        key = (id(tensor), device, dtype)
-        source, version, cast = self.kept.get(key, (None, -1, None))
-        if source is not tensor or version != tensor._version or cast is None:
-            cast = tensor.to(device, dtype)
-            self.kept[key] = (tensor, tensor._version, cast)
+        casts, now = self.kept.setdefault(tensor, {}), _version(tensor)
+        then, cast = casts.get((device, dtype), (-1, None))
+        if cast is None or then != now:
+            with torch.inference_mode(False):  # kept for training as well
+                cast = tensor.to(device, dtype)
+            casts[device, dtype] = now, cast
         return cast
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts changes in place; a tensor of inference mode has no such count."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -53,7 +53,7 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
         """((x V) M_l^T) U^T, in the dtype of the base layer's own product."""
         tuner, group, index = self.places[adapter]
         dtype = x.dtype
-        if torch.is_autocast_enabled(x.device.type):
+        if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(x.device.type)
         u, v = tuner.outer_matrices(adapter, group, index)
         small = tuner.small.of_layer(tuner, adapter, group, index, x.device).to(dtype)
@@ -77,26 +77,31 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
         if not names:
             return
         weight = self.get_base_layer().weight
-        delta = torch.stack([self.get_delta_weight(name) for name in names]).sum(0)
+        together = [*self.merged_adapters, *names]
+        delta = torch.stack([self.get_delta_weight(name) for name in together]).sum(0)
         if isinstance(self.get_base_layer(), Conv1D):
             delta = delta.T
         if safe_merge and not torch.isfinite(delta).all():
             raise ValueError(f"the update of adapter {', '.join(names)} holds NaN or inf values")
         if self.unmerged_weight is None:
             self.unmerged_weight = weight.data.clone()
-        exact = weight.data.to(torch.promote_types(weight.dtype, delta.dtype)) + delta
+        exact = self.unmerged_weight.to(
+            weight.device, torch.promote_types(weight.dtype, delta.dtype)
+        )
+        exact = exact + delta
         rounded = exact.to(weight.dtype)
         self.merge_loss = float(
             (rounded.to(exact.dtype) - exact).norm() / delta.norm().clamp_min(1e-30)
         )
         weight.data = rounded.contiguous()
-        self.merged_adapters.extend(names)
+        self.merged_adapters = together
 
     def unmerge(self) -> None:
         """Put the exact base weight back."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        self.get_base_layer().weight.data = self.unmerged_weight
+        weight = self.get_base_layer().weight
+        weight.data = self.unmerged_weight.to(weight.device, weight.dtype)
         self.unmerged_weight = None
         self.merged_adapters.clear()

@@ -1,72 +1,40 @@
-"""Tuners whose update of layer l is a sandwich, dW_l = U_l M_l V_l^T, with a small M_l and layers stacked by projection.
+"""Tuners whose update of layer l is a sandwich, dW_l = U_l M_l V_l^T, with a small M_l.
 
-CRAFT, LoTR, SuperLoRA and LoRA-XS differ in what U, V and M are and in what trains; all else is here. A layer computes
-x W^T + ((x V) M_l^T) U^T: no d x d object, no d x d gradient.
+CRAFT, LoTR, SuperLoRA and LoRA-XS differ in what U, V and M are and in what trains; all else is
+here. A layer computes x W^T + ((x V) M_l^T) U^T: no d x d object, no d x d gradient.
 
-A *group* is one projection over the layers: all target modules whose path is the same but for the layer index, and whose
-weight has the same shape. (So T5's encoder, decoder and cross attention are groups of their own.) The tensors of a group
-live once, on the tuner, in containers keyed by adapter name: that is how peft saves them once, under names that do not
-depend on the number of layers. The layers themselves hold unregistered views.
+A *group* is one projection over the layers: all target modules whose path is the same but for the
+layer index, and whose weight has the same shape. (So T5's encoder, decoder and cross attention are
+groups of their own.) The tensors of a group live once, on the tuner, in containers keyed by adapter
+name: that is how peft saves them once, under names that do not depend on the number of layers. The
+layers themselves hold unregistered views.
 """
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, delete_adapter
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from craft.errors import InputError
+from craft.storage import digest_of_tensors
 from craft.tuners.group import Casts, Group, SmallMatrices, group_layers
-from craft.tuners.layer import SandwichLayer
+from craft.tuners.layer import SandwichLayer, report_merge_loss
+from craft.tuners.targets import SandwichConfig, check_targets, is_linear
 
-
-@dataclass
-class SandwichConfig(PeftConfig):
-    """What every sandwich tuner can be told; see the subclass for its own fields."""
-
-    target_modules: list[str] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Names or regex of the Linear modules to adapt; None takes peft's default of LoRA (q and v)."
-        },
-    )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Names or regex of modules to leave alone."}
-    )
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Indices of the layers to adapt; None adapts all."}
-    )
-    layers_pattern: list[str] | str | None = field(
-        default=None,
-        metadata={"help": "Name of the list of layers in the model, where peft cannot guess it."},
-    )
-    modules_to_save: list[str] | None = field(
-        default=None,
-        metadata={"help": "Modules to train and save whole, e.g. the classification head."},
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("target_modules", "exclude_modules"):
-            value = getattr(self, name)
-            if isinstance(value, list | tuple):
-                setattr(self, name, set(value))
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise InputError("layers_pattern is given without layers_to_transform")
+__all__ = ["SandwichConfig", "SandwichModel"]
 
 
 class SandwichModel(BaseTuner):
     """Base of the tuners whose update is U_l M_l V_l^T; a subclass says what the three are.
 
-    It implements `build` (make the tensors of a group), `small_matrices` and `outer_matrices`. Tensors are kept by `keep`
-    under `<prefix><group>_<name>`, as a trained parameter or a frozen buffer, and read by `tensor`."""
+    It implements `build` (make the tensors of a group), `small_matrices` and `outer_matrices`.
+    Tensors are kept by `keep` under `<prefix><group>_<name>`, as a trained parameter or a frozen
+    buffer, and read by `tensor`."""
 
     uses_shared_state = True
     tuner_layer_cls = SandwichLayer
@@ -105,65 +73,90 @@ class SandwichModel(BaseTuner):
         trained: bool,
         saved: bool = True,
     ) -> None:
-        """Register one tensor of a group: a float32 parameter, or a float32 buffer that is saved or not."""
+        """Register one tensor of a group: a float32 parameter, or a float32 buffer, saved or not."""
         container = f"{self.prefix}{group.name}_{name}"
         value = value.detach().to(group.layers[0].matrix().device, torch.float32).contiguous()
         if not hasattr(self, container):
-            setattr(
-                self, container, nn.ParameterDict() if trained else BufferDict(persistent=saved)
-            )
-        getattr(self, container)[adapter] = nn.Parameter(value) if trained else value
+            setattr(self, container, nn.ParameterDict() if trained else BufferDict())
+        if trained:
+            getattr(self, container)[adapter] = nn.Parameter(value)
+        else:
+            getattr(self, container).register_buffer(adapter, value, persistent=saved)
 
     def tensor(self, adapter: str, group: Group, name: str) -> Tensor:
         return getattr(self, f"{self.prefix}{group.name}_{name}")[adapter]
 
-    def containers(self, kind: type[nn.Module]) -> list[Any]:
+    def trained_tensors(self, adapter: str, group: Group) -> list[Tensor]:
+        """What trains of a group (and of any whose name goes on from its name)."""
+        return [
+            container[adapter]
+            for container in self.containers(nn.ParameterDict, f"{group.name}_")
+            if adapter in container
+        ]
+
+    def containers(self, kind: type[nn.Module], start: str = "") -> list[Any]:
         """The ParameterDicts (what trains) or the BufferDicts (what is frozen) of this tuner."""
-        children = self.named_children()
         return [
             module
-            for name, module in children
-            if name.startswith(self.prefix) and isinstance(module, kind)
+            for name, module in self.named_children()
+            if name.startswith(self.prefix + start) and isinstance(module, kind)
         ]
 
     def cast(self, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """A tensor on another device or in another dtype; a frozen one is converted once and kept."""
+        """A tensor on a device and in a dtype; a frozen one is converted once and kept."""
         if tensor.dtype == dtype and tensor.device == device:
             return tensor
-        return (
-            tensor.to(device, dtype)
-            if tensor.requires_grad
-            else self._casts.of(tensor, device, dtype)
-        )
+        if tensor.requires_grad:
+            return tensor.to(device, dtype)
+        return self._casts.of(tensor, device, dtype)
 
-    # ---- what peft calls ----
+    def check_backbone(self, adapter: str, group: Group) -> None:
+        """Refuse other weights than those of the first time, for tensors of no use beside others.
+
+        The digests of the first time stand in the adapter's config, as `backbone`."""
+        config = self.peft_config[adapter]
+        known = config.backbone or {}
+        found = digest_of_tensors({str(i): weight for i, weight in enumerate(group.weights())})
+        if known.get(group.name, found) != found:
+            raise InputError(
+                f"this adapter was saved without its factors for a backbone whose {group.name} "
+                f"weights have the digest {known[group.name][:12]}; here it is {found[:12]}"
+            )
+        config = copy.copy(config)  # the caller's own may serve another model
+        config.backbone = {**known, group.name: found}
+        self.peft_config[adapter] = config
+
+    # ---- attaching ----
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Wrap the target modules, then group them and make their tensors.
+        """Wrap the target modules, then group them and make their tensors; or leave all as it was.
 
-        peft calls this for the first adapter and for every further one, so it is the one place to do so."""
+        peft calls this for the first adapter and for every further one: the one place to do so."""
         if self.get_model_config(model).get("model_type") == "albert":
             raise InputError(
                 "albert shares one layer's weights over its depth; there are no layers to stack"
             )
+        check_targets(model, self.peft_config[adapter_name].target_modules)
+        others = [(parameter, parameter.requires_grad) for _, parameter in self._trained()]
         self._wrapped[adapter_name] = []
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
-        self.groups[adapter_name] = group_layers(self._wrapped.pop(adapter_name))
-        for group in self.groups[adapter_name]:
-            if any(weight.is_meta for weight in group.weights()):
-                raise InputError(
-                    f"the weights of {group.name} are on the meta device; load them first"
-                )
-            self.build(adapter_name, self.peft_config[adapter_name], group)
-            for index, layer in enumerate(group.layers):
-                layer.places[adapter_name] = (self, group, index)
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            self._build_groups(adapter_name)
+            self._mark_only_tuner_tensors()
+        except Exception:
+            self._withdraw(model, adapter_name)
+            raise
+        finally:
+            del self._wrapped[adapter_name]
+            for parameter, trains in others:
+                parameter.requires_grad_(trains)
         if kwargs.get("low_cpu_mem_usage", False):  # trained tensors come from the adapter file
             for container in self.containers(nn.ParameterDict):
                 if adapter_name in container:
-                    container[adapter_name] = nn.Parameter(container[adapter_name].to("meta"))
-        self._mark_only_tuner_tensors()
+                    made = container[adapter_name]
+                    container[adapter_name] = nn.Parameter(made.to("meta"), made.requires_grad)
 
     def _create_and_replace(
         self, peft_config: Any, adapter_name: str, target: nn.Module, target_name: str,
@@ -173,10 +166,10 @@ class SandwichModel(BaseTuner):
             layer = target
         else:
             base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-            if type(base) not in (nn.Linear, Conv1D):  # a quantised Linear is a subclass
-                kind = type(base).__name__
+            if not is_linear(base):
                 raise InputError(
-                    f"target module {current_key} is a {kind}; only Linear and Conv1D can be adapted"
+                    f"target module {current_key} is a {type(base).__name__}; only Linear and "
+                    "Conv1D can be adapted"
                 )
             layer = SandwichLayer(target)
             layer.set_adapter(self.active_adapters)
@@ -186,19 +179,47 @@ class SandwichModel(BaseTuner):
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
-        """Re-attach alone: peft's own copies `child.weight`, which a head kept by modules_to_save does not have."""
+        """Re-attach alone: peft's own copies `child.weight`, which a head in a wrapper has not."""
         setattr(parent, child_name, new_module)
+        if isinstance(child, SandwichLayer):
+            child.unmerged_weight = None  # unloaded, it will not be unmerged
+
+    def _build_groups(self, adapter: str) -> None:
+        self.groups[adapter] = group_layers(self._wrapped[adapter])
+        for group in self.groups[adapter]:
+            if any(weight.is_meta for weight in group.weights()):
+                raise InputError(
+                    f"the weights of {group.name} are on the meta device; load them first"
+                )
+            self.build(adapter, self.peft_config[adapter], group)
+            for index, layer in enumerate(group.layers):
+                layer.places[adapter] = (self, group, index)
+
+    def _withdraw(self, model: nn.Module, adapter: str) -> None:
+        """Undo the attachment of an adapter that was refused half-way."""
+        delete_adapter(model, adapter, self.prefix, SandwichLayer)
+        self._drop_tensors(adapter)
+        idle = {path: layer.base_layer for path, layer in self._wrapped[adapter] if not layer.places}
+        for path, module in model.named_modules():
+            if isinstance(module, ModulesToSaveWrapper) and not module.modules_to_save:
+                idle[path] = module.original_module
+        for path, original in idle.items():
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, original)
+
+    # ---- which adapter trains; peft asks its layers, which own nothing here ----
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(adapter, parameter) of all that trains."""
+        for container in self.containers(nn.ParameterDict):
+            yield from container.items()
 
     def _mark_only_tuner_tensors(self) -> None:
         """Train the active adapters that are not there for inference alone."""
-        for container in self.containers(nn.ParameterDict):
-            for adapter, parameter in container.items():
-                config = self.peft_config.get(adapter)
-                parameter.requires_grad_(
-                    adapter in self.active_adapters
-                    and config is not None
-                    and not config.inference_mode
-                )
+        for adapter, parameter in self._trained():
+            config = self.peft_config.get(adapter)
+            learns = config is not None and not config.inference_mode
+            parameter.requires_grad_(learns and adapter in self.active_adapters)
 
     def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
         super()._mark_only_adapters_as_trainable(model)
@@ -206,51 +227,45 @@ class SandwichModel(BaseTuner):
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_name, inference_mode=inference_mode)
-        for container in self.containers(nn.ParameterDict):
-            for adapter, parameter in container.items():
-                parameter.requires_grad_(adapter in self.active_adapters and not inference_mode)
+        for adapter, parameter in self._trained():
+            parameter.requires_grad_(adapter in self.active_adapters and not inference_mode)
 
     def set_requires_grad(
         self, adapter_names: str | Sequence[str], requires_grad: bool = True
     ) -> None:
         super().set_requires_grad(adapter_names, requires_grad=requires_grad)
-        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            for container in self.containers(nn.ParameterDict):
-                if name in container:
-                    container[name].requires_grad_(requires_grad)
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        for adapter, parameter in self._trained():
+            if adapter in names:
+                parameter.requires_grad_(requires_grad)
+
+    # ---- deleting and merging ----
 
     def delete_adapter(self, adapter_name: str) -> None:
+        active = self.active_adapters
         super().delete_adapter(adapter_name)
-        self.groups.pop(adapter_name, None)
+        self._drop_tensors(adapter_name)
+        if self.active_adapters != active:
+            self._mark_only_tuner_tensors()
+
+    def _drop_tensors(self, adapter: str) -> None:
+        self.groups.pop(adapter, None)
+        self.small = SmallMatrices()
         for name, container in [*self.named_children()]:
-            if name.startswith(self.prefix) and adapter_name in container:
-                del container[adapter_name]
+            if name.startswith(self.prefix) and adapter in container:
+                del container[adapter]
                 if len(container) == 0:
                     delattr(self, name)
-        self._mark_only_tuner_tensors()
 
     def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
         super().merge_adapter(*args, **kwargs)
-        self._report_merge_loss(self._layers())
+        report_merge_loss(self._layers())
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         layers = self._layers()
         model = super()._unload_and_optionally_merge(*args, **kwargs)
-        self._report_merge_loss(layers)
+        report_merge_loss(layers)
         return model
 
     def _layers(self) -> list[SandwichLayer]:
         return [module for module in self.model.modules() if isinstance(module, SandwichLayer)]
-
-    def _report_merge_loss(self, layers: list[SandwichLayer]) -> None:
-        rounded = [
-            m for m in layers if m.merged and m.matrix().dtype in (torch.bfloat16, torch.float16)
-        ]
-        if rounded:
-            dtype, worst = rounded[0].matrix().dtype, max(layer.merge_loss for layer in rounded)
-            mean = sum(layer.merge_loss for layer in rounded) / len(rounded)
-            warnings.warn(
-                f"merging into {str(dtype).removeprefix('torch.')} weights rounds the update: relative error "
-                f"{mean:.2g} on average, {worst:.2g} at worst",
-                stacklevel=3,
-            )

@@ -1,0 +1,177 @@
+"""The whole config of a run, resolved and checked before anything is loaded."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from craft.errors import InputError
+from craft.glue.tasks import Task
+
+MODES = ("train", "evaluate", "predict")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The `train` section; each field is explained in configs/train/default.yaml."""
+
+    lr: float
+    head_lr: float
+    epochs: int
+    batch_size: int
+    max_length: int
+    weight_decay: float
+    warmup: float
+    beta1: float
+    beta2: float
+    eps: float
+    clip: float
+    accumulate: int
+    max_steps: int | None
+    precision: str
+    tf32: bool
+    batching: str
+    eval_batch_size: int
+    device: str
+    threads: int
+    checkpoint_minutes: float
+
+    def __post_init__(self) -> None:
+        _one_of("train.precision", self.precision, ("fp32", "bf16", "fp16"))
+        _one_of("train.batching", self.batching, ("packed", "padded"))
+        _one_of("train.device", self.device, ("cpu", "cuda"))
+        for name in (
+            "epochs",
+            "batch_size",
+            "max_length",
+            "accumulate",
+            "eval_batch_size",
+            "threads",
+        ):
+            _whole(f"train.{name}", getattr(self, name), 1)
+        if self.max_steps is not None:
+            _whole("train.max_steps", self.max_steps, 1)
+        for name in ("lr", "head_lr", "weight_decay", "eps", "clip", "checkpoint_minutes"):
+            _number(f"train.{name}", getattr(self, name), 0.0, float("inf"))
+        for name in ("warmup", "beta1", "beta2"):
+            _number(f"train.{name}", getattr(self, name), 0.0, 1.0)
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"train.batch_size {self.batch_size} is not a multiple of train.accumulate {self.accumulate}"
+            )
+        if self.precision == "fp16" and self.device == "cpu":
+            raise InputError("train.precision=fp16 needs a CUDA device; on a CPU take bf16 or fp32")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, checked: typed where the code reads it, and `resolved`, the plain config it came from."""
+
+    mode: str
+    seed: int
+    start_from: str | None
+    adapter: Path | None
+    predict: Mapping[str, Any]
+    outputs: Path
+    task: Task
+    train: TrainSettings
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    method: Mapping[str, Any]
+    logger: Mapping[str, Any]
+    resolved: dict[str, Any]
+
+
+def check(cfg: DictConfig) -> RunConfig:
+    """Resolve a composed config and check every value.
+
+    InputError names the first value that is missing or impossible, and what would be allowed."""
+    values = _resolve(cfg)
+    train = dict(values["train"])
+    if train["device"] == "auto":
+        train["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    elif train["device"] == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device=cuda, but torch sees no CUDA device; take auto or cpu")
+    if odd := set(train) ^ {f.name for f in fields(TrainSettings)}:
+        raise InputError(f"train: keys {sorted(odd)} are unknown or missing")
+    task = Task.from_config(values["task"])
+    _one_of("mode", values["mode"], MODES)
+    _whole("seed", values["seed"], 0)
+    if values["start_from"] is not None:
+        _one_of("start_from", values["start_from"], ("mnli",))
+        _one_of("task (with start_from=mnli)", task.name, ("mrpc", "rte", "stsb"))
+    adapter = None if values["adapter"] is None else Path(values["adapter"])
+    if values["mode"] != "train" and adapter is None:
+        raise InputError(
+            f"mode={values['mode']} needs adapter=FOLDER, e.g. outputs/runs/<run>/best"
+        )
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
+        raise InputError(f"adapter: {adapter} holds no adapter_config.json")
+    values["train"] = train
+    return RunConfig(
+        mode=values["mode"],
+        seed=values["seed"],
+        start_from=values["start_from"],
+        adapter=adapter,
+        predict=values["predict"],
+        outputs=Path(values["outputs"]),
+        task=task,
+        train=TrainSettings(**train),
+        model=values["model"],
+        data=values["data"],
+        method=values["method"],
+        logger=values["logger"],
+        resolved=values,
+    )
+
+
+def _resolve(cfg: DictConfig) -> dict[str, Any]:
+    """The plain config with interpolations filled in; of the recipe only the source of the row that was used stays.
+
+    InputError where the recipe has no value for the task, or a value that must be given is not."""
+    row = (cfg.get("recipe") or {}).get(cfg.task.name) or {}
+    for key, value in OmegaConf.to_container(cfg.train, resolve=False).items():  # type: ignore[union-attr]
+        from_recipe = isinstance(value, str) and value.startswith("${recipe.")
+        if from_recipe and (key not in row or OmegaConf.is_missing(row, key)):
+            raise InputError(
+                f"the recipe of {cfg.method.label} on {cfg.model.name} gives no {key} for task {cfg.task.name}; "
+                f"give it: train.{key}=VALUE"
+            )
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(str(error).splitlines()[0]) from error
+    assert isinstance(values, dict)
+    values["recipe"] = {"source": row.get("source")}
+    for key, value in flatten(values):
+        if value == "???":
+            raise InputError(f"{key} must be given: {key}=VALUE")
+    return values  # type: ignore[return-value]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and leaves of a nested config; lists are leaves."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def _number(name: str, value: Any, least: float, most: float) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        raise InputError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}")

@@ -1,0 +1,89 @@
+"""What a run ran on and with: the one place that looks at the machine, the environment variables and git."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "evaluate",
+    "tensorly",
+    "hydra-core",
+    "numpy",
+    "scikit-learn",
+)
+SOURCES = (
+    "craft",
+    "configs",
+    "scripts",
+    "requirements.lock",
+)  # what a record's cleanness is judged by
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions, without local parts; null for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """The processor and, on CUDA, the card; never a host name."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    facts: dict[str, Any] = {"cpu": cpu, "cores": os.cpu_count(), "gpu": None, "cuda": None}
+    if device.type == "cuda":
+        facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return facts
+
+
+def peak_memory_megabytes(device: torch.device) -> dict[str, float | None]:
+    """Peak memory of this process: resident on the host, allocated on the card."""
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    card = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    return {"host": round(host, 1), "gpu": None if card is None else round(card, 1)}
+
+
+def commit() -> dict[str, Any]:
+    """The commit of the project's checkout and whether its sources differ from it; nulls outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        head = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--", *SOURCES)
+    except FileNotFoundError:  # no git on this machine
+        head = changed = None
+    return {"commit": head, "dirty": None if changed is None else bool(changed)}
+
+
+def wandb_mode() -> str:
+    """Online where a key or a mode is set, offline otherwise."""
+    return os.environ.get("WANDB_MODE") or (
+        "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    )

@@ -1,0 +1,1 @@
+"""GLUE: its nine tasks, where they come from, their metrics and their batches."""

@@ -1,0 +1,175 @@
+"""Where GLUE comes from: the hub, a local folder, or the generator of mini-GLUE. All three give the same splits."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from craft.errors import InputError
+from craft.glue.tasks import Split, Task
+
+
+@dataclass(frozen=True)
+class GlueData:
+    """The splits that were asked for, a digest of their content, and how many broken rows were left out."""
+
+    splits: dict[str, Split]
+    digest: str
+    skipped: dict[str, int]
+
+
+def load(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> GlueData:
+    """Load splits of a task from `source`, the resolved `data` section.
+
+    The digest covers texts and labels as they come out here, so the same content has the same digest whichever way it
+    came. InputError where something is missing or malformed."""
+    readers = {"hub": _from_hub, "local": _from_folder, "mini": _from_generator}
+    if source["source"] not in readers:
+        raise InputError(f"data source {source['source']!r} is not one of {', '.join(readers)}")
+    loaded, skipped = readers[source["source"]](task, source, splits)
+    state = hashlib.sha256()
+    for split in loaded.values():
+        if not len(split):
+            raise InputError(f"{task.name}: split {split.name} is empty")
+        content = [split.name, split.texts, split.labels]
+        state.update(json.dumps(content, ensure_ascii=False).encode())
+    return GlueData(loaded, state.hexdigest(), skipped)
+
+
+Loaded = tuple[dict[str, Split], dict[str, int]]
+
+
+def _from_columns(task: Task, name: str, columns: Mapping[str, list], where: str) -> Split:
+    """A split from columns in the hub's form: class ids, -1 where hidden."""
+    missing = [c for c in (*task.columns, "label") if c not in columns]
+    if missing:
+        raise InputError(f"{where}: columns {missing} are missing; there are {sorted(columns)}")
+    labels: list | None = list(columns["label"])
+    if name in task.test and all(label == -1 for label in labels):
+        labels = None
+    else:
+        labels = [
+            _label(task, str(label), f"{where}, row {row}") for row, label in enumerate(labels)
+        ]
+    idx = columns.get("idx", range(len(columns["label"])))
+    return Split(name, tuple(list(columns[c]) for c in task.columns), labels, list(idx))
+
+
+def _from_hub(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:
+    from datasets import load_dataset
+
+    repository, revision = source["repository"], source["revision"]
+    try:
+        found = load_dataset(repository, task.hub, revision=revision)
+    except (ConnectionError, FileNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{repository} ({task.hub}) is neither reachable nor cached ({reason}); "
+            "give a local copy: data=local data.dir=FOLDER"
+        ) from error
+    loaded = {
+        s: _from_columns(task, s, found[s].to_dict(), f"{repository}/{task.hub}/{s}")
+        for s in splits
+    }
+    return loaded, {}
+
+
+def _from_generator(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:
+    from craft.glue import mini
+
+    made = mini.load(task.name, source["seed"])
+    return {s: _from_columns(task, s, made[s], f"mini/{task.name}/{s}") for s in splits}, {}
+
+
+def _from_folder(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:
+    folder = Path(source["dir"])
+    if not folder.is_dir():
+        raise InputError(f"data.dir: {folder} is not a folder")
+    loaded, skipped = {}, {}
+    for split in splits:
+        tsv = folder / task.folder / f"{task.tsv.files[split]}.tsv"
+        parquet = sorted((folder / task.hub).glob(f"{split}-*.parquet")) or sorted(
+            (folder / task.hub).glob(f"{split}.parquet")
+        )
+        if tsv.is_file():
+            loaded[split], skipped[split] = read_tsv(task, split, tsv)
+        elif parquet:
+            loaded[split] = _read_parquet(task, split, parquet)
+        else:
+            raise InputError(
+                f"{task.name}: split {split} is not in {folder}; it would be {task.folder}/{tsv.name} "
+                f"or {task.hub}/{split}-*.parquet"
+            )
+    return loaded, {split: n for split, n in skipped.items() if n}
+
+
+def _read_parquet(task: Task, split: str, files: Iterable[Path]) -> Split:
+    import pyarrow
+    import pyarrow.parquet
+
+    tables = []
+    for file in files:
+        try:
+            tables.append(pyarrow.parquet.read_table(file))
+        except pyarrow.ArrowInvalid as error:
+            raise InputError(f"{file}: {str(error).splitlines()[0]}") from error
+    return _from_columns(task, split, pyarrow.concat_tables(tables).to_pydict(), str(files))
+
+
+def read_tsv(task: Task, split: str, path: Path) -> tuple[Split, int]:
+    """Read a file of the original GLUE download; also returns the number of broken rows left out.
+
+    Fields are separated by tabs and never quoted: a double quote is text, and so are NA and null. InputError with the
+    file and line where a row has another number of fields, unless the task says that its files hold such rows."""
+    test = split in task.test
+    columns = task.tsv.test_columns if test else task.tsv.columns
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    if lines and lines[-1] == "":
+        lines.pop()
+    header = None if all(isinstance(c, int) for c in columns.values()) else lines[:1]
+    if header is None:
+        place, width, first = dict(columns), task.tsv.width, 1
+    else:
+        names = header[0].rstrip("\r").split("\t") if header else []
+        missing = [c for c in columns.values() if c not in names]
+        if missing:
+            raise InputError(f"{path}: columns {missing} are missing; the header has {names}")
+        place, width, first = {c: names.index(n) for c, n in columns.items()}, len(names), 2
+    texts: tuple[list[str], ...] = tuple([] for _ in task.columns)
+    labels, idx, skipped = [], [], 0
+    for number, line in enumerate(lines[first - 1 :], start=first):
+        row = line.rstrip("\r").split("\t")
+        if len(row) != width:
+            if task.tsv.skip_broken_rows:
+                skipped += 1
+                continue
+            raise InputError(f"{path}, line {number}: {len(row)} fields instead of {width}")
+        if not test:
+            labels.append(_label(task, row[place["label"]], f"{path}, line {number}"))
+        for column, name in zip(texts, task.columns, strict=True):
+            column.append(row[place[name]])
+        index = row[place["idx"]] if "idx" in place else str(number - first)
+        if not index.isdigit():
+            raise InputError(f"{path}, line {number}: index {index!r} is not a whole number")
+        idx.append(int(index))
+    return Split(split, texts, None if test else labels, idx), skipped
+
+
+def _label(task: Task, text: str, where: str) -> int | float:
+    """A class id, given as id or name; or a score from 0 to 5."""
+    if task.regression:
+        try:
+            score = float(text)
+        except ValueError:
+            score = math.nan
+        if not 0 <= score <= 5:
+            raise InputError(f"{where}: score {text!r} is not a number from 0 to 5")
+        return score
+    if text in task.labels:
+        return task.labels.index(text)
+    if text.isdigit() and int(text) < len(task.labels):
+        return int(text)
+    raise InputError(f"{where}: label {text!r} is not one of {', '.join(task.labels)}")

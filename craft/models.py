@@ -1,0 +1,166 @@
+"""A classification model ready to train: backbone from a folder, a fresh head, and a method attached by peft."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from craft.errors import InputError
+from craft.glue.tasks import Task
+from craft.storage import sha256
+
+FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "tokenizer*"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A folder with a pre-trained encoder and its tokenizer, and a digest of its weights and config."""
+
+    folder: Path
+    digest: str
+
+
+def locate(model: Mapping[str, Any]) -> Backbone:
+    """Find the files of a `model` section: the folder `path`, or a pinned revision on the hub or in its cache.
+
+    InputError where there is no such folder, no safetensors weights in it, or neither network nor cache."""
+    if model["path"] is not None:
+        folder = Path(model["path"])
+        if not (folder / "config.json").is_file():
+            raise InputError(f"model.path: there is no config.json in {folder}")
+    else:
+        folder = _download(model["repository"], model["revision"])
+    weights = sorted(folder.glob("model*.safetensors"))
+    if not weights:
+        raise InputError(f"model.path: {folder} holds no weights (model.safetensors)")
+    content = {file.name: sha256(file.read_bytes()) for file in [folder / "config.json", *weights]}
+    return Backbone(folder, sha256(repr(sorted(content.items())).encode()))
+
+
+def _download(repository: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
+    except Exception as error:  # the hub's client raises errors of many kinds
+        reason = str(error).strip().splitlines()[0] or type(error).__name__
+        raise InputError(
+            f"{repository} is neither reachable nor cached ({reason}); give a local copy: model.path=FOLDER"
+        ) from error
+
+
+def tokenizer_of(backbone: Backbone) -> Any:
+    return AutoTokenizer.from_pretrained(backbone.folder, trust_remote_code=False)
+
+
+def heads(model: nn.Module) -> list[str]:
+    """The names of what trains besides the adapter: every child but the backbone that has parameters."""
+    return [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in child.parameters())
+    ]
+
+
+def build(backbone: Backbone, task: Task, head_seed: int) -> nn.Module:
+    """The encoder of a folder with a fresh classification head drawn from `head_seed`, float32, on the CPU.
+
+    Weights that the folder lacks outside the head (an unused pooler) are drawn from the same seed. InputError where the
+    architecture has no classification model or its layers are shared over the depth."""
+    config = AutoConfig.from_pretrained(
+        backbone.folder, trust_remote_code=False, num_labels=task.outputs
+    )
+    torch.manual_seed(head_seed)
+    try:
+        with _quiet():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                backbone.folder, config=config, dtype=torch.float32, output_loading_info=True,
+                trust_remote_code=False, use_safetensors=True,
+            )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise InputError(f"{backbone.folder}: {str(error).splitlines()[0]}") from error
+    prefixes = tuple(f"{name}." for name in (*heads(model), f"{model.base_model_prefix}.pooler"))
+    lacking = sorted(key for key in info["missing_keys"] if not key.startswith(prefixes))
+    if lacking:
+        raise InputError(
+            f"{backbone.folder} lacks {len(lacking)} weights of the encoder, e.g. {lacking[0]}"
+        )
+    torch.manual_seed(head_seed)
+    for name in heads(model):
+        model.get_submodule(name).apply(
+            model._init_weights
+        )  # the head's start depends on the seed alone
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report on missing weights: that a classifier is missing is no news; others we check."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
+    """Attach a method, `get_peft_model(model, instantiate(method.peft))`, with the heads as modules to save.
+
+    `train_backbone` in the method's section adds the backbone itself (full fine-tuning). What the method draws at random
+    comes from `seed`. InputError where its target modules match nothing."""
+    saved = heads(model)
+    if method.get("train_backbone"):
+        saved = [model.base_model_prefix, *saved]
+    config = peft_config(method, modules_to_save=saved)
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        # peft's second list of heads for this task type, which ours repeats by intent
+        warnings.filterwarnings("ignore", message=".*modules_to_save.*")
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise InputError(f"method {method['label']}: {' '.join(str(error).split())}") from error
+
+
+def peft_config(method: Mapping[str, Any], modules_to_save: list[str]) -> PeftConfig:
+    """The method's PeftConfig; InputError where its fields are not accepted."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    fields = {"task_type": "SEQ_CLS", "modules_to_save": modules_to_save}
+    try:
+        return instantiate({**method["peft"], **fields}, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise InputError(f"method {method['label']}: {str(cause).splitlines()[0]}") from error
+
+
+def trained(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """The trainable parameters of the adapter and of the heads, by name.
+
+    A head's parameters are those under a `modules_to_save` copy of a module that is not the backbone."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    prefixes = tuple(f"base_model.model.{name}." for name in heads(base))
+    adapter, head = {}, {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (head if name.startswith(prefixes) else adapter)[name] = parameter
+    return adapter, head
+
+
+def first_position(model: nn.Module) -> int:
+    """The position of a sequence's first token: RoBERTa counts from padding index + 1, BERT from 0."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0

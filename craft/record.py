@@ -1,0 +1,208 @@
+"""One run = one JSON record: its identity, what it found (`result`) and how it came about (`provenance`)."""
+
+import importlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from craft.config import RunConfig, flatten
+from craft.errors import InputError
+from craft.storage import sha256, write_json
+
+SCHEMA = 1  # layout of the file
+PROTOCOL = 1  # raised by hand when code changes what the same config results in
+
+# Every key of a composed config stands in one of the two tables (a test checks). An outcome key is part of a run's
+# identity unless it has its neutral value, so that a new key with a neutral value orphans no record; ALWAYS has none.
+ALWAYS = object()
+OUTCOME: dict[str, Any] = {
+    "seed": ALWAYS,
+    "start_from": None,
+    "task.name": ALWAYS,
+    "task.headline": ALWAYS,
+    "train.lr": ALWAYS,
+    "train.head_lr": ALWAYS,
+    "train.epochs": ALWAYS,
+    "train.batch_size": ALWAYS,
+    "train.max_length": ALWAYS,
+    "train.weight_decay": ALWAYS,
+    "train.warmup": ALWAYS,
+    "train.beta1": ALWAYS,
+    "train.beta2": ALWAYS,
+    "train.eps": ALWAYS,
+    "train.clip": ALWAYS,
+    "train.accumulate": 1,
+    "train.max_steps": None,
+    "train.precision": ALWAYS,
+    "train.tf32": False,
+    "train.batching": "packed",
+    "train.eval_batch_size": 64,
+    "train.device": ALWAYS,
+    "train.threads": ALWAYS,
+    "method.train_backbone": False,
+    "method.peft": ALWAYS,  # as a whole, fields at their class's default left out
+}
+INCIDENTAL = (
+    "mode", "adapter", "predict", "outputs", "logger", "recipe", "experiment", "method.label", "method.facts",
+    "train.checkpoint_minutes",
+    "task",  # its other facts show in the data's digest
+    "model", "data",  # their content's digests are the identity, not where they lie
+)  # fmt: skip
+
+
+def is_outcome(key: str) -> bool:
+    """Whether a dotted config key is part of a run's identity; InputError for a key that is in neither table."""
+    for prefix in _prefixes(key):
+        if prefix in OUTCOME:
+            return True
+    if any(prefix in INCIDENTAL for prefix in _prefixes(key)):
+        return False
+    raise InputError(
+        f"config key {key} is declared neither outcome nor incidental in craft/record.py"
+    )
+
+
+def _prefixes(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+
+
+def identity(config: RunConfig, model_digest: str, data_digest: str) -> dict[str, Any]:
+    """What makes this run this run, as a flat dictionary: outcome keys, and digests of weights and data."""
+    kept: dict[str, Any] = {
+        "protocol": PROTOCOL,
+        "model.digest": model_digest,
+        "data.digest": data_digest,
+    }
+    for key, value in flatten({k: v for k, v in config.resolved.items() if k != "method"}):
+        if is_outcome(key) and value != OUTCOME[key]:
+            kept[key] = value
+    if config.method.get("train_backbone"):
+        kept["method.train_backbone"] = True
+    kept["method.peft"] = _without_defaults(config.method["peft"])
+    return kept
+
+
+def _without_defaults(peft: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's fields, those at the default of its PeftConfig class left out."""
+    module, _, name = peft["_target_"].rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"method.peft._target_: {peft['_target_']} does not exist") from error
+    defaults = {
+        f.name: f.default_factory() if f.default_factory is not MISSING else f.default
+        for f in fields(target)
+    }
+
+    def plain(value: Any) -> Any:
+        return (
+            sorted(value)
+            if isinstance(value, set)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
+        )
+
+    return {
+        k: v for k, v in peft.items() if k == "_target_" or plain(defaults.get(k, MISSING)) != v
+    }
+
+
+def digest(content: Any) -> str:
+    """The digest of JSON content, whatever the order of its keys."""
+    return sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run lives: outputs/runs/<task>-<method>-<model>-s<seed>-<start of its identity's digest>."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, config: RunConfig, run_id: str) -> "RunFolder":
+        method = (
+            str(config.method["peft"]["_target_"]).rpartition(".")[2].removesuffix("Config").lower()
+        )
+        label = "".join(c if c.isalnum() else "_" for c in config.method["label"].lower()) or method
+        name = f"{config.task.name}-{label}-{config.model['name']}-s{config.seed}-{run_id[:10]}"
+        return cls(config.outputs / "runs" / name)
+
+    @property
+    def record(self) -> Path:
+        return self.path / "record.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.safetensors"
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts.json"
+
+    def read(self) -> dict[str, Any] | None:
+        """The run's own record, None where there is none; a damaged one is named and counts as none."""
+        if not self.record.is_file():
+            return None
+        try:
+            return read(self.record)
+        except InputError as error:
+            warnings.warn(str(error), stacklevel=2)
+            return None
+
+
+def make(
+    run_id: str,
+    status: str,
+    result: dict[str, Any] | None,
+    provenance: dict[str, Any],
+    error: str | None = None,
+) -> dict[str, Any]:
+    """Assemble a record; `status` is ok, diverged or failed, and `result` is null for a failed run."""
+    return {
+        "schema": SCHEMA,
+        "protocol": PROTOCOL,
+        "id": run_id,
+        "status": status,
+        "error": error,
+        "result_sha256": None if result is None else digest(result),
+        "result": result,
+        "provenance": provenance,
+    }
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    write_json(path, record)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read and check one record; InputError where it is damaged, of another schema, or not what was written."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        schema, result = record["schema"], record["result"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{path}: not a run record ({type(error).__name__})") from error
+    if schema != SCHEMA:
+        raise InputError(f"{path}: schema {schema!r} instead of {SCHEMA}")
+    if result is not None and record["result_sha256"] != digest(result):
+        raise InputError(f"{path}: the result does not match its checksum")
+    return record
+
+
+def read_all(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every sound record under a folder, in the order of its path; others are named in a warning and left out."""
+    for path in sorted(folder.rglob("*.json")):
+        if path.name != "record.json" and path.parent.name != "runs":
+            continue
+        try:
+            yield path, read(path)
+        except InputError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)

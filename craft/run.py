@@ -1,0 +1,312 @@
+"""One run from its checked config to its record: locate, load, identify, tokenise, build, attach, fit, write."""
+
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from craft import environment, models, packing, record, tucker
+from craft.config import RunConfig
+from craft.errors import InputError
+from craft.glue import sources
+from craft.glue.batches import Tokens, encode
+from craft.glue.tasks import Task
+from craft.progress import ProgressLine
+from craft.storage import write_json, write_tensors
+from craft.tracking import tracker
+from craft.train import Fit, Interrupted, Loop, Seeds, fit
+
+Say = Callable[[str], None]
+
+
+def run(config: RunConfig, command: str, stop: Callable[[], bool], say: Say) -> dict[str, Any]:
+    """Carry out one run and return its record; where its ok record exists, say so and return that one.
+
+    A run that fails leaves a `failed` record and the exception; one that is interrupted, a checkpoint."""
+    backbone = models.locate(config.model)
+    data = sources.load(config.task, config.data, ("train", *config.task.dev))
+    kept = record.identity(config, backbone.digest, data.digest)
+    run_id = record.digest(kept)
+    folder = record.RunFolder.of(config, run_id)
+    done = folder.read()
+    if done is not None and done["status"] == "ok":
+        say(f"{folder.path.name}: done already ({_headline(done)}); its record is {folder.record}")
+        return done
+
+    folder.path.mkdir(parents=True, exist_ok=True)
+    attempts = _start_attempt(folder)
+    tucker.use_cache(config.outputs / "cache" / "tucker")
+    provenance: dict[str, Any] = {
+        "name": folder.path.name,
+        "command": command,
+        "started": attempts[0]["started"],
+        "config": config.resolved,
+        "recipe": config.resolved["recipe"]["source"],
+        "model": {k: config.model[k] for k in ("name", "repository", "revision")}
+        | {"digest": backbone.digest},
+        "data": {
+            "source": {k: v for k, v in config.data.items() if k != "dir"},
+            "digest": data.digest,
+            "examples": {name: len(split) for name, split in data.splits.items()},
+            "skipped_rows": data.skipped,
+        },
+        "environment": {
+            **environment.commit(),
+            "versions": environment.versions(),
+            "hardware": environment.hardware(torch.device(config.train.device)),
+        },
+    }
+    started = time.monotonic()
+    try:
+        with _torch_settings(config):
+            result, more = _train(config, backbone, data, run_id, kept, folder, stop, say)
+        made = record.make(run_id, more.pop("status"), result, provenance | more)
+    except (Interrupted, KeyboardInterrupt):
+        _end_attempt(folder, attempts, time.monotonic() - started, "interrupted")
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        _end_attempt(folder, attempts, time.monotonic() - started, "failed")
+        failure = {"attempts": attempts, "traceback": traceback.format_exc().splitlines()[-12:]}
+        record.write(
+            folder.record, record.make(run_id, "failed", None, provenance | failure, reason)
+        )
+        raise
+    _end_attempt(folder, attempts, time.monotonic() - started, made["status"])
+    made["provenance"] |= {
+        "attempts": attempts,
+        "seconds": round(sum(a["seconds"] for a in attempts), 3),
+    }
+    record.write(folder.record, made)
+    folder.checkpoint.unlink(missing_ok=True)
+    say(f"{folder.path.name}: {made['status']}, {_headline(made)}; {folder.record}")
+    return made
+
+
+def _headline(made: dict[str, Any]) -> str:
+    if made["result"] is None or not made["result"]["history"]:
+        return "no score"
+    score = made["result"]["score"]
+    return (
+        f"{score['headline']} {score['best'][score['headline']]:.4f} (epoch {score['best_epoch']})"
+    )
+
+
+def _train(
+    config: RunConfig, backbone: models.Backbone, data: sources.GlueData, run_id: str, kept: dict[str, Any],
+    folder: record.RunFolder, stop: Callable[[], bool], say: Say,
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """The result of a run, and what more is known of how it came about."""
+    seeds = Seeds.of(config.seed)
+    tokenizer = models.tokenizer_of(backbone)
+    tokens = {
+        n: encode(s, config.task, tokenizer, config.train.max_length)
+        for n, s in data.splits.items()
+    }
+    clock = time.perf_counter()
+    model = prepare(config, backbone, seeds)
+    attach_seconds = time.perf_counter() - clock
+    started_from = None
+    if config.start_from is not None:
+        raise InputError("start_from=mnli is not there yet")
+    parameters = count_parameters(config, model)
+    labels = {name: data.splits[name].labels for name in config.task.dev}
+    line = ProgressLine(folder.path.name, config.task.headline)
+    log = tracker(config.logger, run_id, folder.path.name, config.resolved, str(folder.path))
+
+    def observe(progress: Any, total: int, running: torch.Tensor | None) -> None:
+        line.observe(progress, total, running)
+        if running is None:
+            log.log(progress.history[-1], progress.step)
+
+    def score(logits: dict[str, np.ndarray]) -> dict[str, float]:
+        from craft.glue.metrics import score  # evaluate and datasets take a second to import
+
+        return score(config.task, logits, labels)  # type: ignore[arg-type]
+
+    with line:
+        fitted = fit(
+            model,
+            Loop(
+                train=tokens["train"],
+                dev={name: tokens[name] for name in config.task.dev},
+                score=score,
+                headline=config.task.headline,
+                regression=config.task.regression,
+                settings=config.train,
+                seeds=seeds,
+                first_position=models.first_position(model),
+                pad=tokenizer.pad_token_id,
+                checkpoint=folder.checkpoint,
+                identity=run_id,
+                observe=observe,
+                stop=stop,
+            ),
+        )
+    predictions = (
+        write_predictions(folder.predictions, config.task, fitted, data) if fitted.logits else None
+    )
+    result = {
+        "config": kept,
+        "score": summarise(config.task, fitted),
+        "history": fitted.progress.history,
+        "parameters": parameters,
+        "steps": fitted.progress.step,
+        "tokens": fitted.progress.tokens,
+        "skipped_steps": fitted.progress.skipped_steps,
+        "predictions_sha256": predictions,
+    }
+    adapter_bytes = save_adapters(model, fitted, folder.path)
+    progress = fitted.progress
+    more = {
+        "status": fitted.status,
+        "start_from": started_from,
+        "tokens": {
+            "max_length": config.train.max_length,
+            "cut": {n: t.cut / len(t) for n, t in tokens.items()},
+            "mean_length": {n: float(t.lengths.mean()) for n, t in tokens.items()},
+        },
+        "cost": {
+            "attach_seconds": round(attach_seconds, 3),  # the decomposition included
+            "train_seconds": round(progress.train_seconds, 3),
+            "eval_seconds": round(progress.eval_seconds, 3),
+            "steps_per_second": round(progress.step / max(progress.train_seconds, 1e-9), 3),
+            "tokens_per_second": round(progress.tokens / max(progress.train_seconds, 1e-9), 1),
+            "peak_megabytes": environment.peak_memory_megabytes(torch.device(config.train.device)),
+            "adapter_bytes": adapter_bytes,
+        },
+    }
+    log.finish(record.make(run_id, fitted.status, result, more))
+    return result, more
+
+
+def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftModel:
+    """The model ready to train: backbone, head, method, and packed attention where batches are packed."""
+    model = models.build(backbone, config.task, seeds.head)
+    available = getattr(model.config, "max_position_embeddings", None)
+    usable = None if available is None else available - models.first_position(model)
+    if usable is not None and config.train.max_length > usable:
+        raise InputError(
+            f"train.max_length {config.train.max_length} exceeds the {usable} positions of {config.model['name']}"
+        )
+    if config.train.batching == "packed":
+        packing.enable(model)
+    return models.attach(model, config.method, seeds.adapter)
+
+
+def count_parameters(config: RunConfig, model: PeftModel) -> dict[str, Any]:
+    """Trainable parameters of adapter and head, all parameters of the backbone, and CRAFT's effective ranks."""
+    adapter, head = models.trained(model)
+    tuner = model.base_model
+    return {
+        "adapter": sum(p.numel() for p in adapter.values()),
+        "head": sum(p.numel() for p in head.values()),
+        "total": sum(p.numel() for p in model.parameters()),
+        "effective_ranks": {n: list(r) for n, r in tuner.ranks().items()}
+        if hasattr(tuner, "ranks")
+        else None,
+    }
+
+
+def summarise(task: Task, fitted: Fit) -> dict[str, Any]:
+    """Best and last scores; null where no epoch was finished."""
+    from craft.glue.metrics import collapsed, predictions_of
+
+    history = fitted.progress.history
+    if not history:
+        return {
+            "headline": task.headline,
+            "best": None,
+            "last": None,
+            "best_epoch": None,
+            "collapsed": None,
+        }
+
+    def metrics(entry: dict[str, Any]) -> dict[str, float]:
+        return {k: v for k, v in entry.items() if k not in ("epoch", "step", "loss", "lr")}
+
+    best = np.concatenate(
+        [predictions_of(task, fitted.logits[f"best.{s}"].numpy()) for s in task.dev]
+    )
+    return {
+        "headline": task.headline,
+        "best": metrics(history[fitted.progress.best_epoch - 1]),
+        "last": metrics(history[-1]),
+        "best_epoch": fitted.progress.best_epoch,
+        "collapsed": collapsed(best, task.regression),
+    }
+
+
+def write_predictions(path: Path, task: Task, fitted: Fit, data: sources.GlueData) -> str:
+    """Dev logits of the best and last epoch, with labels and row indices; returns the tensors' digest."""
+    tensors = dict(fitted.logits)
+    for name in task.dev:
+        split = data.splits[name]
+        dtype = torch.float32 if task.regression else torch.int64
+        tensors[f"labels.{name}"] = torch.tensor(split.labels, dtype=dtype)
+        tensors[f"idx.{name}"] = torch.tensor(split.idx, dtype=torch.int64)
+    return write_tensors(path, tensors, {"task": task.name})
+
+
+def save_adapters(model: PeftModel, fitted: Fit, folder: Path) -> int:
+    """Save adapter and head of the last and of the best epoch as peft folders; returns the bytes of one."""
+    _save_adapter(model, folder / "last")
+    adapter, head = models.trained(model)
+    with torch.no_grad():
+        for name, parameter in {**adapter, **head}.items():
+            if name in fitted.best:
+                parameter.copy_(fitted.best[name])
+    _save_adapter(model, folder / "best")
+    return (folder / "best" / "adapter_model.safetensors").stat().st_size
+
+
+def _save_adapter(model: PeftModel, path: Path) -> None:
+    """Save aside and rename, so that a folder is whole or not there."""
+    aside = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    shutil.rmtree(path, ignore_errors=True)
+    aside.rename(path)
+
+
+@contextmanager
+def _torch_settings(config: RunConfig) -> Iterator[None]:
+    """Threads and TF32 of this run alone: a sweep runs many in one process."""
+    before = (
+        torch.get_num_threads(),
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+    )
+    torch.set_num_threads(config.train.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[1:]
+
+
+def _start_attempt(folder: record.RunFolder) -> list[dict[str, Any]]:
+    """The attempts at this run so far and the one that starts now, which counts even if nothing ends it."""
+    attempts = json.loads(folder.attempts.read_text()) if folder.attempts.is_file() else []
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    attempts.append({"started": now, "seconds": 0.0, "ended": "killed"})
+    write_json(folder.attempts, attempts)
+    return attempts
+
+
+def _end_attempt(
+    folder: record.RunFolder, attempts: list[dict[str, Any]], seconds: float, how: str
+) -> None:
+    attempts[-1] |= {"seconds": round(seconds, 3), "ended": how}
+    write_json(folder.attempts, attempts)

@@ -1,0 +1,306 @@
+"""The training loop: `fit` takes a model and tokens and returns what happened.
+
+Resume is exact: a step's random stream is seeded from (seed, step) and an epoch's order from (seed, epoch), so a checkpoint
+holds parameters, moments and counters, and no generator state. Nothing in a step waits for the device.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from craft.checkpoint import load_checkpoint, save_checkpoint
+from craft.config import TrainSettings
+from craft.glue.batches import Batch, Tokens, batches, order
+from craft.models import trained
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its checkpoint is written and the same command goes on from it."""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds derived from the run's one seed, so that every method sees the same head start and the same data order."""
+
+    head: int
+    order: int
+    step: int
+    adapter: int
+
+    @classmethod
+    def of(cls, seed: int) -> "Seeds":
+        def derive(purpose: str) -> int:
+            return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:7])
+
+        return cls(*(derive(purpose) for purpose in ("head", "order", "step", "adapter")))
+
+
+@dataclass
+class Progress:
+    """Everything that grows during a run and that a checkpoint keeps."""
+
+    epoch: int = 0  # epochs done
+    step: int = 0  # optimizer steps done
+    batch: int = 0  # micro-batches done in this epoch
+    tokens: int = 0  # useful tokens trained on
+    loss_sum: float = 0.0  # over this epoch's steps
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    best_epoch: int = 0
+    skipped_steps: int = 0  # by the fp16 scaler
+    history: list[dict[str, Any]] = field(default_factory=list)
+    scaler: dict[str, Any] | None = None
+
+
+@dataclass
+class Fit:
+    """What a run came to: its progress, dev logits of the best and last epoch, and the best epoch's parameters."""
+
+    status: str  # ok | diverged
+    progress: Progress
+    logits: dict[str, Tensor]  # "best.<split>" and "last.<split>", float32 (rows, outputs)
+    best: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What `fit` is given besides the model: tokens, settings, seeds, and where to keep a checkpoint."""
+
+    train: Tokens
+    dev: dict[str, Tokens]
+    score: Callable[[dict[str, np.ndarray]], dict[str, float]]  # dev logits -> metrics
+    headline: str
+    regression: bool
+    settings: TrainSettings
+    seeds: Seeds
+    first_position: int
+    pad: int
+    checkpoint: Path
+    identity: str
+    observe: Callable[
+        [Progress, int, Tensor | None], None
+    ]  # progress, total steps, running loss on the device
+    stop: Callable[[], bool]
+
+
+def learning_rate(peak: float, step: int, warmup: int, total: int) -> float:
+    """Linear warm-up from 0 over `warmup` steps, then linear decay to 0 at `total`."""
+    if step < warmup:
+        return peak * step / warmup
+    return peak * max(0, total - step) / max(1, total - warmup)
+
+
+def steps_in(rows: int, settings: TrainSettings) -> tuple[int, int]:
+    """Optimizer steps of one epoch and of the whole run."""
+    each = math.ceil(rows / settings.batch_size)
+    total = each * settings.epochs
+    return each, total if settings.max_steps is None else min(total, settings.max_steps)
+
+
+def loss_of(logits: Tensor, labels: Tensor, regression: bool, rows: int) -> Tensor:
+    """Cross-entropy or squared error, summed and divided by the rows of the global batch."""
+    if regression:
+        return functional.mse_loss(logits[:, 0].float(), labels.float(), reduction="sum") / rows
+    return functional.cross_entropy(logits.float(), labels, reduction="sum") / rows
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW over (adapter, head) x (matrices with decay, vectors without), together exactly the trainable set."""
+    adapter, head = trained(model)
+    groups = []
+    for parameters, lr in ((adapter, settings.lr), (head, settings.head_lr)):
+        for decays in (True, False):
+            chosen = [p for p in parameters.values() if (p.ndim >= 2) == decays]
+            if chosen:
+                decay = settings.weight_decay if decays else 0.0
+                groups.append({"params": chosen, "lr": lr, "peak": lr, "weight_decay": decay})
+    covered = {id(p) for group in groups for p in group["params"]}
+    assert covered == {id(p) for p in model.parameters() if p.requires_grad}, (
+        "optimizer groups miss a parameter"
+    )
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW(groups, betas=betas, eps=settings.eps, fused=True)
+
+
+def autocast(settings: TrainSettings) -> torch.autocast:
+    dtype = torch.float16 if settings.precision == "fp16" else torch.bfloat16
+    return torch.autocast(settings.device, dtype=dtype, enabled=settings.precision != "fp32")
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, tokens: Tokens, settings: TrainSettings, first_position: int, pad: int
+) -> np.ndarray:
+    """Logits (rows, outputs) in float32, in the order of the rows; batches are formed by length."""
+    model.eval()
+    rows = np.argsort(tokens.lengths, kind="stable")
+    packed, device = settings.batching == "packed", torch.device(settings.device)
+    found = []
+    with autocast(settings):
+        for batch in batches(
+            tokens, rows, settings.eval_batch_size, packed, device, first_position, pad
+        ):
+            found.append((batch.rows, model(**batch.inputs).logits.float()))
+    logits = np.empty((len(tokens), found[0][1].shape[1]), np.float32)
+    for chunk, values in found:
+        logits[chunk] = values.cpu().numpy()
+    model.train()
+    return logits
+
+
+def fit(model: nn.Module, loop: Loop) -> Fit:
+    """Train for the given epochs, evaluating after each; goes on from `loop.checkpoint` where there is one.
+
+    The best epoch is the first with the highest headline. A loss that is not finite ends the run as `diverged`. Raises
+    Interrupted after writing a checkpoint when `loop.stop()` says so."""
+    settings = loop.settings
+    device = torch.device(settings.device)
+    model.to(device).train()
+    optimizer = make_optimizer(model, settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    parameters = {n: p for part in trained(model) for n, p in part.items()}
+    each, total = steps_in(len(loop.train), settings)
+    warmup = math.ceil(settings.warmup * total)
+    progress, logits, best = Progress(), {}, {}
+
+    found = load_checkpoint(loop.checkpoint, loop.identity, parameters, optimizer)
+    if found is not None:
+        facts, logits, best = found
+        progress = Progress(**facts)
+        if progress.scaler is not None:
+            scaler.load_state_dict(progress.scaler)
+
+    def save() -> None:
+        progress.loss_sum = float(running)
+        progress.scaler = scaler.state_dict() if scaler.is_enabled() else None
+        save_checkpoint(
+            loop.checkpoint, loop.identity, parameters, optimizer, progress, logits, best
+        )
+
+    running = torch.tensor(progress.loss_sum, device=device)  # sum of this epoch's losses
+    saved = time.monotonic()
+    while progress.step < total:
+        clock = time.perf_counter()
+        for batch in _epoch(loop, progress, device):
+            last = _backward(model, batch, loop, progress, scaler, running, each)
+            if not last:
+                continue
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(group["peak"], progress.step, warmup, total)
+            _update(parameters, optimizer, scaler, settings.clip)
+            progress.step += 1
+            loop.observe(progress, total, running)
+            due = time.monotonic() - saved > 60 * settings.checkpoint_minutes
+            if due or loop.stop():
+                progress.train_seconds += time.perf_counter() - clock
+                if not torch.isfinite(running):
+                    return Fit("diverged", progress, logits, best)
+                save()
+                clock, saved = time.perf_counter(), time.monotonic()
+                if loop.stop():
+                    raise Interrupted(
+                        f"stopped at step {progress.step} of {total}; start again to go on"
+                    )
+            if progress.step == total:
+                break
+        mean_loss = float(running) / max(
+            1, progress.step - progress.epoch * each
+        )  # waits for the device
+        progress.train_seconds += time.perf_counter() - clock
+        if not math.isfinite(mean_loss):
+            return Fit("diverged", progress, logits, best)
+        _evaluate(model, loop, progress, logits, best, parameters, mean_loss, optimizer)
+        running.zero_()
+        loop.observe(progress, total, None)
+        if progress.step < total:
+            save()
+            saved = time.monotonic()
+    return Fit("ok", progress, logits, best)
+
+
+def _epoch(loop: Loop, progress: Progress, device: torch.device) -> Any:
+    settings = loop.settings
+    rows = order(len(loop.train), loop.seeds.order, progress.epoch)
+    micro = settings.batch_size // settings.accumulate
+    packed = settings.batching == "packed"
+    return batches(
+        loop.train, rows, micro, packed, device, loop.first_position, loop.pad, skip=progress.batch
+    )
+
+
+def _backward(
+    model: nn.Module,
+    batch: Batch,
+    loop: Loop,
+    progress: Progress,
+    scaler: Any,
+    running: Tensor,
+    each: int,
+) -> bool:
+    """Forward and backward of one micro-batch; returns whether it is the last of its step."""
+    settings = loop.settings
+    first = progress.batch // settings.accumulate * settings.batch_size
+    rows = min(settings.batch_size, len(loop.train) - first)  # of the global batch
+    micro = settings.batch_size // settings.accumulate
+    count = math.ceil(rows / micro)
+    torch.manual_seed(hash((loop.seeds.step, progress.epoch, progress.batch)) % 2**63)
+    assert batch.labels is not None
+    with autocast(settings):
+        logits = model(**batch.inputs).logits
+    loss = loss_of(logits, batch.labels, loop.regression, rows)
+    scaler.scale(loss).backward()
+    running += loss.detach()
+    progress.tokens += batch.tokens
+    progress.batch += 1
+    return (progress.batch - 1) % settings.accumulate == count - 1
+
+
+def _update(
+    parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, scaler: Any, clip: float
+) -> None:
+    if clip:
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+
+
+def _evaluate(
+    model: nn.Module, loop: Loop, progress: Progress, logits: dict[str, Tensor], best: dict[str, Tensor],
+    parameters: dict[str, nn.Parameter], loss: float, optimizer: torch.optim.AdamW,
+) -> None:  # fmt: skip
+    """Score the dev splits, append to the history, and keep logits and parameters where this epoch is the best."""
+    clock = time.perf_counter()
+    found = {
+        split: predict(model, tokens, loop.settings, loop.first_position, loop.pad)
+        for split, tokens in loop.dev.items()
+    }
+    scores = loop.score(found)
+    progress.epoch += 1
+    progress.batch = 0
+    entry = {
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "loss": loss,
+        "lr": optimizer.param_groups[0]["lr"],
+    }
+    progress.history.append({**entry, **scores})
+    logits |= {f"last.{split}": torch.from_numpy(values) for split, values in found.items()}
+    before = [h[loop.headline] for h in progress.history[:-1]]
+    if not before or scores[loop.headline] > max(before):
+        progress.best_epoch = progress.epoch
+        logits |= {
+            f"best.{split}": torch.from_numpy(values.copy()) for split, values in found.items()
+        }
+        best |= {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
+    progress.eval_seconds += time.perf_counter() - clock

@@ -1,0 +1,75 @@
+"""Which modules a sandwich tuner adapts: the fields that say so, and their check against a model."""
+
+import re
+from dataclasses import dataclass, field
+
+from peft import PeftConfig
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from craft.errors import InputError
+
+
+@dataclass
+class SandwichConfig(PeftConfig):
+    """What every sandwich tuner can be told; see the subclass for its own fields."""
+
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Names or regex of the Linear modules to adapt; None takes peft's default of "
+            "LoRA (q and v)."
+        },
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Names or regex of modules to leave alone."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Indices of the layers to adapt; None adapts all."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Name of the list of layers in the model, where peft cannot guess it."},
+    )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={"help": "Modules to train and save whole, e.g. the classification head."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):
+                setattr(self, name, set(value))
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise InputError("layers_pattern is given without layers_to_transform")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise InputError(
+                "layers_to_transform needs target_modules as a list of names, not the pattern "
+                f"{self.target_modules!r}"
+            )
+
+
+def check_targets(model: nn.Module, targets: set[str] | str | None) -> None:
+    """InputError for a name, or a pattern, that matches no module.
+
+    peft is silent on one of several names, and where a head trains too its message names none."""
+    if targets is None or targets == "all-linear":
+        return
+    paths = [path for path, _ in model.named_modules()]
+    if isinstance(targets, str):
+        missing = [] if any(re.fullmatch(targets, path) for path in paths) else [targets]
+    else:
+        missing = [t for t in sorted(targets) if not any(f".{p}".endswith(f".{t}") for p in paths)]
+    if missing:
+        linear = {p.split(".")[-1] for p, m in model.named_modules() if is_linear(m)}
+        raise InputError(
+            f"target module {', '.join(missing)} not found in the base model; its Linear modules "
+            f"are named {', '.join(sorted(linear))}"
+        )
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A Linear or Conv1D itself: a quantised Linear is a subclass."""
+    return type(module) in (nn.Linear, Conv1D)
