@@ -1,7 +1,8 @@
 """CRAFT, cross-layer rank adaptation via frozen Tucker (arXiv 2602.17510), as a peft tuner.
 
-The weights of one projection over the layers are a tensor W (N, d_out, d_in) with a truncated HOSVD G, U1, U2, U3, all
-frozen. Three square matrices J1, J2, J3 train, and the adapted weights are (Eqs. 3 and 4)
+The weights of one projection over the layers are a tensor W (N, d_out, d_in) with a truncated HOSVD
+G, U1, U2, U3, all frozen. Three square matrices J1, J2, J3 train, and the adapted weights are
+(Eqs. 3 and 4)
 
     W + (T - R),   T = G x1 (U1 J1) x2 (U2 J2) x3 (U3 J3),   R = G x1 U1 x2 U2 x3 U3.
 
@@ -28,19 +29,21 @@ INITS = ("exact", "paper")
 class CraftConfig(SandwichConfig):
     """Configuration of CRAFT.
 
-    Trains n_p (r1^2 + r2^2 + r3^2) numbers for n_p projections (Proposition 1): 41,152 on RoBERTa-large and, r1 being
-    clipped to its 12 layers, 40,288 on RoBERTa-base with the default ranks."""
+    Trains n_p (r1^2 + r2^2 + r3^2) numbers for n_p projections (Proposition 1): with the default
+    ranks 41,152 on RoBERTa-large and, r1 being clipped to its 12 layers, 40,288 on RoBERTa-base."""
 
     ranks: Sequence[int] = field(
         default=(24, 100, 100),
         metadata={
-            "help": "(r1, r2, r3) of the modes layer, output, input; clipped to the modes' sizes with a warning."
+            "help": "(r1, r2, r3) of the modes layer, output, input; clipped to the modes' sizes "
+            "with a warning."
         },
     )
     init: str = field(
         default="exact",
         metadata={
-            "help": "'exact': J = I, the model starts as it was; 'paper': J = I + eps E, E ~ N(0, sigma^2) (Eq. 2)."
+            "help": "'exact': J = I, the model starts as it was; 'paper': J = I + eps E, "
+            "E ~ N(0, sigma^2) (Eq. 2)."
         },
     )
     eps: float = field(default=0.01, metadata={"help": "eps of init='paper'."})
@@ -53,8 +56,8 @@ class CraftConfig(SandwichConfig):
     save_factors: bool = field(
         default=True,
         metadata={
-            "help": "Save core and factors with the adapter. If False they are computed again from the backbone on "
-            "loading, which must then hold the very same weights."
+            "help": "Save core and factors with the adapter. If False they are computed again from "
+            "the backbone on loading, which must then hold the very same weights."
         },
     )
     backbone: dict[str, str] | None = field(
@@ -77,7 +80,7 @@ class CraftConfig(SandwichConfig):
 
 
 class CraftModel(SandwichModel):
-    """Trains D_n = J_n - I, so that weight decay pulls J to the identity and D = 0 is the backbone, bit for bit."""
+    """Trains D_n = J_n - I: weight decay pulls J to I, and D = 0 is the backbone, bit for bit."""
 
     prefix = "craft_"
 
@@ -103,8 +106,11 @@ class CraftModel(SandwichModel):
     def small_matrices(self, adapter: str, group: Group) -> Tensor:
         """M of all layers (N, r2, r3), without the constant that cancels.
 
-        With S = U1 G and dS = (U1 D1) G (mode-1 products), T = S + dS:  M = dS + D2 T + T D3^T + D2 T D3^T.
-        Zero for D = 0 in every dtype; as accurate as D itself for small D, where J2 T J3^T - S is not."""
+        With S = U1 G, dS = (U1 D1) G (mode-1 products) and T = S + dS:
+
+            M = dS + D2 T + T D3^T + D2 T D3^T
+
+        Zero for D = 0 in every dtype; as accurate as D for small D, where J2 T J3^T - S is not."""
         d1, d2, d3, u1, core = (
             self._wide(adapter, group, name) for name in ("D1", "D2", "D3", "U1", "core")
         )
@@ -112,7 +118,7 @@ class CraftModel(SandwichModel):
         s = (u1 @ flat).unflatten(1, core.shape[1:])  # (N, r2, r3)
         ds = ((u1 @ d1) @ flat).unflatten(1, core.shape[1:])
         t = s + ds
-        # einsum: the rounding of `@` here depends on whether D is trainable, and so would a reloaded adapter's output
+        # einsum, because `@` rounds otherwise where D is frozen: a reloaded adapter must not differ
         left = torch.einsum("ij,njk->nik", d2, t)
         return ds + left + torch.einsum("nij,kj->nik", t + left, d3)
 

@@ -25,9 +25,8 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.places: dict[
-            str, tuple[SandwichModel, Group, int]
-        ] = {}  # adapter -> tuner, group, index in it
+        # adapter -> its tuner, the group, the index in the group
+        self.places: dict[str, tuple[SandwichModel, Group, int]] = {}
         self.merged_adapters: list[str] = []
         self.unmerged_weight: Tensor | None = None  # the exact weight, kept while merged
         self.merge_loss = 0.0
@@ -61,7 +60,7 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
         return ((x.to(dtype) @ v) @ small.T) @ u.T
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """dW_l = U M_l V^T of shape (d_out, d_in), in float32 or wider."""
+        """dW_l = U_l M_l V_l^T of shape (d_out, d_in), in float32 or wider."""
         tuner, group, index = self.places[adapter]
         device = self.matrix().device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
@@ -70,38 +69,48 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
             return u.to(small.dtype) @ small @ v.to(small.dtype).T
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates to the base weight: in float32 or wider, rounded to the weight's dtype once.
+        """Add the updates to the base weight: in float32 or wider, rounded to its dtype once.
 
         `merge_loss` is then the norm of what rounding lost over the norm of the update."""
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.places]
         if not names:
             return
-        weight = self.get_base_layer().weight
-        together = [*self.merged_adapters, *names]
-        delta = torch.stack([self.get_delta_weight(name) for name in together]).sum(0)
+        weight, merged = self.get_base_layer().weight, [*self.merged_adapters, *names]
+        delta = torch.stack([self.get_delta_weight(name) for name in merged]).sum(0)
         if isinstance(self.get_base_layer(), Conv1D):
             delta = delta.T
         if safe_merge and not torch.isfinite(delta).all():
             raise ValueError(f"the update of adapter {', '.join(names)} holds NaN or inf values")
         if self.unmerged_weight is None:
             self.unmerged_weight = weight.data.clone()
-        exact = self.unmerged_weight.to(
-            weight.device, torch.promote_types(weight.dtype, delta.dtype)
-        )
-        exact = exact + delta
+        wide = torch.promote_types(weight.dtype, delta.dtype)
+        exact = self.unmerged_weight.to(weight.device, wide) + delta
         rounded = exact.to(weight.dtype)
-        self.merge_loss = float(
-            (rounded.to(exact.dtype) - exact).norm() / delta.norm().clamp_min(1e-30)
-        )
+        lost = (rounded.to(wide) - exact).norm()
+        self.merge_loss = float(lost / delta.norm().clamp_min(1e-30))
         weight.data = rounded.contiguous()
-        self.merged_adapters = together
+        self.merged_adapters = merged
 
     def unmerge(self) -> None:
         """Put the exact base weight back."""
-        if not self.merged:
+        if self.unmerged_weight is None:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         weight = self.get_base_layer().weight
         weight.data = self.unmerged_weight.to(weight.device, weight.dtype)
         self.unmerged_weight = None
-        self.merged_adapters.clear()
+        self.merged_adapters = []
+
+
+def report_merge_loss(layers: list[SandwichLayer]) -> None:
+    """Warn of what merging into 16-bit weights has lost."""
+    sixteen = (torch.bfloat16, torch.float16)
+    rounded = [layer for layer in layers if layer.merged and layer.matrix().dtype in sixteen]
+    if rounded:
+        dtype = str(rounded[0].matrix().dtype).removeprefix("torch.")
+        losses = [layer.merge_loss for layer in rounded]
+        warnings.warn(
+            f"merging into {dtype} weights rounds the update: relative error "
+            f"{sum(losses) / len(losses):.2g} on average, {max(losses):.2g} at worst",
+            stacklevel=3,
+        )

@@ -1,7 +1,8 @@
 """Make peft know a tuner that lives outside it, without patching its files.
 
-peft looks methods up by `PeftType`, a closed enum. The one non-public step is to splice a member into it; the rest is
-peft's own `register_peft_method`. A process that loads an adapter of such a tuner must import `craft` first.
+peft looks methods up by `PeftType`, a closed enum. The one non-public step is to splice a member
+into it; the rest is peft's own `register_peft_method`. A process that loads an adapter of such a
+tuner must import `craft` first.
 """
 
 from peft import PeftConfig
@@ -23,7 +24,7 @@ def _add_member(name: str) -> None:
 
 
 def register(name: str, config: type[PeftConfig], model: type[BaseTuner]) -> None:
-    """Register `config` and `model` as peft method `name`; does nothing where peft has a method of that name already."""
+    """Register a method with peft; does nothing where peft has one of that name already."""
     member = name.upper()
     if member not in PeftType._member_map_:
         _add_member(member)

@@ -199,7 +199,9 @@ class SandwichModel(BaseTuner):
         """Undo the attachment of an adapter that was refused half-way."""
         delete_adapter(model, adapter, self.prefix, SandwichLayer)
         self._drop_tensors(adapter)
-        idle = {path: layer.base_layer for path, layer in self._wrapped[adapter] if not layer.places}
+        idle = {
+            path: layer.base_layer for path, layer in self._wrapped[adapter] if not layer.places
+        }
         for path, module in model.named_modules():
             if isinstance(module, ModulesToSaveWrapper) and not module.modules_to_save:
                 idle[path] = module.original_module
