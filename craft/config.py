@@ -1,12 +1,14 @@
 """The whole config of a run, resolved and checked before anything is loaded."""
 
+import copy
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from craft.errors import InputError
@@ -129,17 +131,26 @@ def check(cfg: DictConfig) -> RunConfig:
     )
 
 
+def with_task(cfg: DictConfig, task: Path) -> DictConfig:
+    """The same composed config for another task (its YAML file), from the pre-trained model: a `start_from` run's donor."""
+    other = copy.deepcopy(cfg)
+    with open_dict(other):
+        other.task = OmegaConf.load(task)
+        other.start_from = None
+    return other
+
+
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
     """The plain config with interpolations filled in; of the recipe only the source of the row that was used stays.
 
     InputError where the recipe has no value for the task, or a value that must be given is not."""
     row = (cfg.get("recipe") or {}).get(cfg.task.name) or {}
-    for key, value in OmegaConf.to_container(cfg.train, resolve=False).items():  # type: ignore[union-attr]
-        from_recipe = isinstance(value, str) and value.startswith("${recipe.")
-        if from_recipe and (key not in row or OmegaConf.is_missing(row, key)):
+    for key, value in flatten(OmegaConf.to_container(cfg, resolve=False)):  # type: ignore[arg-type]
+        name = re.fullmatch(r"\$\{recipe\.\$\{task\.name\}\.(\w+)\}", str(value))
+        if name and (name[1] not in row or OmegaConf.is_missing(row, name[1])):
             raise InputError(
-                f"the recipe of {cfg.method.label} on {cfg.model.name} gives no {key} for task {cfg.task.name}; "
-                f"give it: train.{key}=VALUE"
+                f"the recipe of {cfg.method.label} on {cfg.model.name} gives no {name[1]} for task {cfg.task.name}; "
+                f"give it: {key}=VALUE"
             )
     try:
         values = OmegaConf.to_container(cfg, resolve=True)

@@ -46,7 +46,7 @@ OUTCOME: dict[str, Any] = {
     "method.peft": ALWAYS,  # as a whole, fields at their class's default left out
 }
 INCIDENTAL = (
-    "mode", "adapter", "predict", "outputs", "logger", "recipe", "experiment", "method.label", "method.facts",
+    "mode", "adapter", "predict", "outputs", "logger", "recipe", "row_id", "method.label", "method.facts",
     "train.checkpoint_minutes",
     "task",  # its other facts show in the data's digest
     "model", "data",  # their content's digests are the identity, not where they lie

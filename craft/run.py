@@ -23,19 +23,25 @@ from craft.glue.batches import Tokens, encode
 from craft.glue.tasks import Task
 from craft.progress import ProgressLine
 from craft.storage import write_json, write_tensors
+from craft.start import Start, finished_run, start_from
 from craft.tracking import tracker
 from craft.train import Fit, Interrupted, Loop, Seeds, fit
 
 Say = Callable[[str], None]
 
 
-def run(config: RunConfig, command: str, stop: Callable[[], bool], say: Say) -> dict[str, Any]:
+def run(
+    config: RunConfig, command: str, stop: Callable[[], bool], say: Say, donor: RunConfig | None = None
+) -> dict[str, Any]:
     """Carry out one run and return its record; where its ok record exists, say so and return that one.
 
-    A run that fails leaves a `failed` record and the exception; one that is interrupted, a checkpoint."""
+    `donor` is the run whose adapter and head this one starts from (`start_from`), which must be finished. A run that fails leaves a `failed` record and the exception; one that is interrupted, a checkpoint."""
     backbone = models.locate(config.model)
     data = sources.load(config.task, config.data, ("train", *config.task.dev))
     kept = record.identity(config, backbone.digest, data.digest)
+    start = None if donor is None else finished_run(donor, backbone)
+    if start is not None:
+        kept["start_from.id"] = start.id
     run_id = record.digest(kept)
     folder = record.RunFolder.of(config, run_id)
     done = folder.read()
@@ -69,7 +75,7 @@ def run(config: RunConfig, command: str, stop: Callable[[], bool], say: Say) -> 
     started = time.monotonic()
     try:
         with _torch_settings(config):
-            result, more = _train(config, backbone, data, run_id, kept, folder, stop, say)
+            result, more = _train(config, backbone, data, run_id, kept, folder, stop, start)
         made = record.make(run_id, more.pop("status"), result, provenance | more)
     except (Interrupted, KeyboardInterrupt):
         _end_attempt(folder, attempts, time.monotonic() - started, "interrupted")
@@ -104,7 +110,7 @@ def _headline(made: dict[str, Any]) -> str:
 
 def _train(
     config: RunConfig, backbone: models.Backbone, data: sources.GlueData, run_id: str, kept: dict[str, Any],
-    folder: record.RunFolder, stop: Callable[[], bool], say: Say,
+    folder: record.RunFolder, stop: Callable[[], bool], start: Start | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """The result of a run, and what more is known of how it came about."""
     seeds = Seeds.of(config.seed)
@@ -116,9 +122,7 @@ def _train(
     clock = time.perf_counter()
     model = prepare(config, backbone, seeds)
     attach_seconds = time.perf_counter() - clock
-    started_from = None
-    if config.start_from is not None:
-        raise InputError("start_from=mnli is not there yet")
+    started_from = None if start is None else start_from(model, start)
     parameters = count_parameters(config, model)
     labels = {name: data.splits[name].labels for name in config.task.dev}
     line = ProgressLine(folder.path.name, config.task.headline)

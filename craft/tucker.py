@@ -45,7 +45,7 @@ class Tucker:
 
 def check_ranks(ranks: Sequence[int]) -> tuple[int, int, int]:
     """Three positive integers, or an InputError that shows what was given."""
-    given = tuple(ranks) if isinstance(ranks, Iterable) else (ranks,)
+    given = list(ranks) if isinstance(ranks, Iterable) else [ranks]
     whole = [isinstance(r, int) and not isinstance(r, bool) and r > 0 for r in given]
     if len(whole) != 3 or not all(whole):
         raise InputError(f"ranks must be three positive integers (r1, r2, r3), not {ranks!r}")

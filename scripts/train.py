@@ -4,24 +4,40 @@ python scripts/train.py model=roberta_base task=rte method=craft seed=3 train.pr
 python scripts/train.py -m task=rte,mrpc method=craft,lora seed=0,1,2
 """
 
+import json
 import shlex
 import sys
+from pathlib import Path
 
 import hydra
 from entry import start, stopped
 from omegaconf import DictConfig
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    from craft.config import check
+    from craft.config import check, with_task
 
     config = check(cfg)
+    donor = None
+    if config.start_from is not None:
+        donor = check(with_task(cfg, CONFIGS / "task" / f"{config.start_from}.yaml"))
+    if config.mode != "train":
+        from craft.predict import evaluate, predict_to_file
+
+        if config.mode == "evaluate":
+            print(json.dumps(evaluate(config), indent=2))
+        else:
+            for path in predict_to_file(config):
+                print(path)
+        return None
     command = shlex.join(["python", "scripts/train.py", *sys.argv[1:]])
 
     from craft.run import run
 
-    made = run(config, command, stopped, say=print)
+    made = run(config, command, stopped, say=print, donor=donor)
     score = (made["result"] or {}).get("score") or {}
     return score["best"][score["headline"]] if score.get("best") else None
 

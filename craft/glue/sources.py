@@ -158,6 +158,23 @@ def read_tsv(task: Task, split: str, path: Path) -> tuple[Split, int]:
     return Split(split, texts, None if test else labels, idx), skipped
 
 
+def read_columns(task: Task, path: Path) -> Split:
+    """Unlabelled texts from a TSV file whose header names the task's columns; other columns are ignored."""
+    if not path.is_file():
+        raise InputError(f"predict.input: there is no file {path}")
+    lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    header, *rows = [line.rstrip("\r").split("\t") for line in lines]
+    if missing := [c for c in task.columns if c not in header]:
+        raise InputError(f"{path}: columns {missing} are missing; the header has {header}")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise InputError(f"{path}, line {number}: {len(row)} fields instead of {len(header)}")
+    if not rows:
+        raise InputError(f"{path}: there are no rows under the header")
+    texts = tuple([row[header.index(c)] for row in rows] for c in task.columns)
+    return Split("input", texts, None, list(range(len(rows))))
+
+
 def _label(task: Task, text: str, where: str) -> int | float:
     """A class id, given as id or name; or a score from 0 to 5."""
     if task.regression:

@@ -5,6 +5,7 @@ And what is kept of it in a forward: its small matrices, and casts of its frozen
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,8 @@ class Group:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(number of layers, d_out, d_in)."""
-        return len(self.layers), *self.layers[0].matrix().shape
+        d_out, d_in = self.layers[0].matrix().shape
+        return len(self.layers), d_out, d_in
 
     def weights(self) -> list[Tensor]:
         """The frozen weights W_l, each (d_out, d_in)."""
@@ -128,7 +130,9 @@ class Casts:
     """Frozen tensors in another dtype or on another device, converted once."""
 
     def __init__(self) -> None:
-        self.kept = WeakTensorKeyDictionary()  # tensor -> (device, dtype) -> its version, its cast
+        # tensor -> (device, dtype) -> its version then, its cast
+        self.kept: MutableMapping[Tensor, dict[tuple, tuple[int, Tensor]]]
+        self.kept = WeakTensorKeyDictionary()
 
     def __deepcopy__(self, memo: dict) -> Casts:
         return Casts()

@@ -34,8 +34,7 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
 
     def matrix(self) -> Tensor:
         """The base weight as (d_out, d_in)."""
-        base = self.get_base_layer()
-        return base.weight.T if isinstance(base, Conv1D) else base.weight
+        return self.weight.T if isinstance(self.get_base_layer(), Conv1D) else self.weight
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
@@ -75,31 +74,28 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.places]
         if not names:
             return
-        weight, merged = self.get_base_layer().weight, [*self.merged_adapters, *names]
+        weight, merged = self.weight, [*self.merged_adapters, *names]
         delta = torch.stack([self.get_delta_weight(name) for name in merged]).sum(0)
         if isinstance(self.get_base_layer(), Conv1D):
             delta = delta.T
         if safe_merge and not torch.isfinite(delta).all():
             raise ValueError(f"the update of adapter {', '.join(names)} holds NaN or inf values")
-        if self.unmerged_weight is None:
-            self.unmerged_weight = weight.data.clone()
+        frozen = weight.data.clone() if self.unmerged_weight is None else self.unmerged_weight
         wide = torch.promote_types(weight.dtype, delta.dtype)
-        exact = self.unmerged_weight.to(weight.device, wide) + delta
+        exact = frozen.to(weight.device, wide) + delta
         rounded = exact.to(weight.dtype)
         lost = (rounded.to(wide) - exact).norm()
         self.merge_loss = float(lost / delta.norm().clamp_min(1e-30))
         weight.data = rounded.contiguous()
-        self.merged_adapters = merged
+        self.unmerged_weight, self.merged_adapters = frozen, merged
 
     def unmerge(self) -> None:
         """Put the exact base weight back."""
         if self.unmerged_weight is None:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        weight = self.get_base_layer().weight
-        weight.data = self.unmerged_weight.to(weight.device, weight.dtype)
-        self.unmerged_weight = None
-        self.merged_adapters = []
+        self.weight.data = self.unmerged_weight.to(self.weight.device, self.weight.dtype)
+        self.unmerged_weight, self.merged_adapters = None, []
 
 
 def report_merge_loss(layers: list[SandwichLayer]) -> None:

@@ -73,7 +73,7 @@ class SandwichModel(BaseTuner):
         trained: bool,
         saved: bool = True,
     ) -> None:
-        """Register one tensor of a group: a float32 parameter, or a float32 buffer, saved or not."""
+        """Register a tensor of a group: a float32 parameter, or a float32 buffer, saved or not."""
         container = f"{self.prefix}{group.name}_{name}"
         value = value.detach().to(group.layers[0].matrix().device, torch.float32).contiguous()
         if not hasattr(self, container):
@@ -138,7 +138,7 @@ class SandwichModel(BaseTuner):
             raise InputError(
                 "albert shares one layer's weights over its depth; there are no layers to stack"
             )
-        check_targets(model, self.peft_config[adapter_name].target_modules)
+        check_targets(model, self.peft_config[adapter_name])
         others = [(parameter, parameter.requires_grad) for _, parameter in self._trained()]
         self._wrapped[adapter_name] = []
         try:
@@ -185,6 +185,11 @@ class SandwichModel(BaseTuner):
             child.unmerged_weight = None  # unloaded, it will not be unmerged
 
     def _build_groups(self, adapter: str) -> None:
+        owners: dict[int, str] = {}
+        for path, layer in self._wrapped[adapter]:
+            owner = owners.setdefault(id(layer.weight), path)
+            if owner != path:
+                raise InputError(f"target modules {owner} and {path} share one weight")
         self.groups[adapter] = group_layers(self._wrapped[adapter])
         for group in self.groups[adapter]:
             if any(weight.is_meta for weight in group.weights()):
@@ -263,7 +268,7 @@ class SandwichModel(BaseTuner):
         super().merge_adapter(*args, **kwargs)
         report_merge_loss(self._layers())
 
-    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         layers = self._layers()
         model = super()._unload_and_optionally_merge(*args, **kwargs)
         report_merge_loss(layers)

@@ -1,4 +1,4 @@
-"""Which modules a sandwich tuner adapts: the fields that say so, and their check against a model."""
+"""Which modules a sandwich tuner adapts: the fields that say so, and their check on a model."""
 
 import re
 from dataclasses import dataclass, field
@@ -51,13 +51,17 @@ class SandwichConfig(PeftConfig):
             )
 
 
-def check_targets(model: nn.Module, targets: set[str] | str | None) -> None:
-    """InputError for a name, or a pattern, that matches no module.
+def check_targets(model: nn.Module, config: SandwichConfig) -> None:
+    """InputError for a name or pattern that matches no module, and for a layer that is not there.
 
     peft is silent on one of several names, and where a head trains too its message names none."""
+    paths, targets = [path for path, _ in model.named_modules()], config.target_modules
+    layers = config.layers_to_transform
+    for index in [layers] if isinstance(layers, int) else layers or []:
+        if not any(f".{index}." in f".{path}." for path in paths):
+            raise InputError(f"layers_to_transform: the base model has no layer {index}")
     if targets is None or targets == "all-linear":
         return
-    paths = [path for path, _ in model.named_modules()]
     if isinstance(targets, str):
         missing = [] if any(re.fullmatch(targets, path) for path in paths) else [targets]
     else:

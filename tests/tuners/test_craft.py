@@ -101,13 +101,12 @@ def test_exact_start_holds_for_other_shapes_of_attention(build):
     ranks=st.tuples(st.integers(1, 5), st.integers(1, 10), st.integers(1, 10)),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
 )
+@pytest.mark.filterwarnings("ignore:ranks .* exceed the shape")
 def test_exact_start_is_exact_for_every_shape_rank_and_dtype(shape, ranks, dtype):
     stack = Stack(*shape, dtype=dtype)
     x = torch.randn(3, shape[2]).to(dtype)
     before = stack(x)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "ranks .* exceed")
-        model = attach(stack, ranks=ranks, target_modules=["proj"])
+    model = attach(stack, ranks=ranks, target_modules=["proj"])
     assert torch.equal(model(x), before)
     assert set(model.base_model.ranks().values()) == {
         tuple(min(r, n) for r, n in zip(ranks, shape, strict=True))
@@ -176,6 +175,30 @@ def test_factored_forward_equals_the_dense_formula_in_float64_with_gradients():
     for name, gradient in gradients(model).items():
         assert gradient.abs().max() > 1e-4
         torch.testing.assert_close(gradient, js[name].grad, rtol=0, atol=1e-10)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
+    ranks=st.tuples(st.integers(1, 5), st.integers(1, 10), st.integers(1, 10)),
+)
+@pytest.mark.filterwarnings("ignore:ranks .* exceed the shape")
+def test_update_equals_the_dense_formula_for_every_shape_and_rank(shape, ranks):
+    model = attach(Stack(*shape), ranks=ranks, target_modules=["proj"]).double()
+    excite(model)
+    tuner = model.base_model
+    (group,) = tuner.groups["default"]
+    names = ("core", "U1", "U2", "U3", "D1", "D2", "D3")
+    core, u1, u2, u3, d1, d2, d3 = (tuner.tensor("default", group, name) for name in names)
+    j1, j2, j3 = (torch.eye(len(d)) + d for d in (d1, d2, d3))
+    t = torch.einsum("abc,na,ib,jc->nij", core, u1 @ j1, u2 @ j2, u3 @ j3)
+    r = torch.einsum("abc,na,ib,jc->nij", core, u1, u2, u3)
+    for layer, update in zip(group.layers, t - r, strict=True):
+        delta = layer.get_delta_weight("default")
+        torch.testing.assert_close(delta, update, rtol=0, atol=1e-12)
+        x = torch.randn(2, shape[2], dtype=torch.float64)
+        expected = x @ (layer.weight + update).T + layer.bias
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
 
 
 def test_two_forwards_before_one_backward_equal_the_dense_formula():
@@ -348,6 +371,28 @@ def test_unusable_fields_are_refused_by_name(fields, message):
 def test_target_modules_that_match_nothing_are_named():
     with pytest.raises(ValueError, match="qerry.* not found in the base model"):
         attach(roberta(), target_modules=["qerry"])
+
+
+def test_one_target_module_of_several_that_matches_nothing_is_named():
+    with pytest.raises(InputError, match="module qerry not found .* named dense, .* query, value"):
+        attach(roberta(), target_modules=["query", "qerry"])
+
+
+def test_a_pattern_that_matches_nothing_is_named():
+    with pytest.raises(InputError, match=r"module \.\*qerry not found in the base model"):
+        attach(roberta(), target_modules=".*qerry")
+
+
+def test_a_layer_that_is_not_there_is_named():
+    with pytest.raises(InputError, match="the base model has no layer 3"):
+        attach(roberta(), layers_to_transform=[0, 3])
+
+
+def test_targets_that_share_a_weight_are_refused():
+    stack = Stack(3, 4, 4)
+    stack.layers[2]["proj"].weight = stack.layers[0]["proj"].weight
+    with pytest.raises(InputError, match="layers.0.proj and layers.2.proj share one weight"):
+        attach(stack, target_modules=["proj"])
 
 
 @pytest.mark.parametrize(

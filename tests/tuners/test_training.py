@@ -1,5 +1,8 @@
 """Training: evaluation in between, activation checkpointing, precision, Trainer."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from tiny_models import (
@@ -48,6 +51,26 @@ def test_the_small_matrices_of_a_group_are_made_once_a_forward():
         made.clear()
         outputs(model)
         assert made == ["query", "value"]
+
+
+def test_nothing_of_a_step_is_kept_after_its_backward():
+    """Not even for the garbage collector to find."""
+    model, kept = excite(attach(roberta())), []
+    tuner = model.base_model
+    original = tuner.small_matrices
+
+    def watched(adapter, group):
+        matrices = original(adapter, group)
+        kept.append(weakref.ref(matrices))
+        return matrices
+
+    tuner.small_matrices = watched
+    gc.disable()
+    try:
+        loss(model).backward()
+        assert [reference() for reference in kept] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_evaluation_between_the_steps_of_training_changes_nothing():

@@ -1,0 +1,82 @@
+"""Use a saved adapter and head: evaluate them on a task's dev splits, or predict its test splits or a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from craft import models, packing
+from craft.config import RunConfig
+from craft.errors import InputError
+from craft.glue import sources
+from craft.glue.batches import encode
+from craft.glue.metrics import predictions_of, score
+from craft.glue.sources import read_columns
+from craft.glue.tasks import Split, Task
+from craft.storage import write_text
+from craft.train import predict
+
+
+def load_adapter(config: RunConfig, backbone: models.Backbone) -> torch.nn.Module:
+    """The backbone with the adapter and head of `config.adapter`, ready to evaluate.
+
+    InputError where they were made for another backbone or another number of labels."""
+    assert config.adapter is not None
+    if not (config.adapter / "adapter_model.safetensors").is_file():
+        raise InputError(f"adapter: {config.adapter} holds no adapter_model.safetensors")
+    base = models.build(backbone, config.task, head_seed=0)
+    if config.train.batching == "packed":
+        packing.enable(base)
+    try:
+        return PeftModel.from_pretrained(base, str(config.adapter)).to(config.train.device).eval()
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"adapter: {config.adapter} does not fit: {' '.join(str(error).split())[:300]}") from error
+
+
+def _logits(config: RunConfig, splits: dict[str, Split]) -> dict[str, np.ndarray]:
+    backbone = models.locate(config.model)
+    tokenizer = models.tokenizer_of(backbone)
+    model = load_adapter(config, backbone)
+    position, pad = models.first_position(model), tokenizer.pad_token_id
+    return {
+        name: predict(
+            model, encode(split, config.task, tokenizer, config.train.max_length), config.train, position, pad
+        )
+        for name, split in splits.items()
+    }
+
+
+def evaluate(config: RunConfig) -> dict[str, float]:
+    """Every metric of the task on its dev splits."""
+    data = sources.load(config.task, config.data, config.task.dev)
+    labels: dict[str, Any] = {name: split.labels for name, split in data.splits.items()}
+    return score(config.task, _logits(config, data.splits), labels)
+
+
+def predict_to_file(config: RunConfig) -> list[Path]:
+    """Write `index` and `prediction` (class names, or scores) of the test splits or of predict.input; returns the files.
+
+    With several splits (MNLI) each has a file of its own, its name before the suffix."""
+    if config.predict["output"] is None:
+        raise InputError("mode=predict needs predict.output=FILE.tsv")
+    if config.predict["input"] is None:
+        splits = sources.load(config.task, config.data, config.task.test).splits
+    else:
+        splits = {"input": read_columns(config.task, Path(config.predict["input"]))}
+    output = Path(config.predict["output"])
+    written = []
+    for name, logits in _logits(config, splits).items():
+        path = output if len(splits) == 1 else output.with_stem(f"{output.stem}_{name}")
+        write_text(path, _lines(config.task, splits[name], logits))
+        written.append(path)
+    return written
+
+
+def _lines(task: Task, split: Split, logits: np.ndarray) -> str:
+    predicted = predictions_of(task, logits)
+    shown = [json.dumps(float(p)) if task.regression else task.labels[int(p)] for p in predicted]
+    rows = [f"{index}\t{value}" for index, value in zip(split.idx, shown, strict=True)]
+    return "\n".join(["index\tprediction", *rows]) + "\n"

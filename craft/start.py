@@ -1,0 +1,56 @@
+"""Start a run from the adapter and head of another finished run (`start_from=mnli`)."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from craft import models, record
+from craft.config import RunConfig
+from craft.errors import InputError
+from craft.glue import sources
+
+
+@dataclass(frozen=True)
+class Start:
+    """A finished run to start from: its id and where it lies."""
+
+    id: str
+    folder: record.RunFolder
+
+
+def finished_run(config: RunConfig, backbone: models.Backbone) -> Start:
+    """The run of a config; InputError where its ok record is not there."""
+    data = sources.load(config.task, config.data, ("train", *config.task.dev))
+    run_id = record.digest(record.identity(config, backbone.digest, data.digest))
+    folder = record.RunFolder.of(config, run_id)
+    done = folder.read()
+    if done is None or done["status"] != "ok":
+        raise InputError(
+            f"start_from={config.task.name} needs the finished run {folder.path.name}: run the same command with "
+            f"task={config.task.name} and start_from=null first"
+        )
+    return Start(run_id, folder)
+
+
+def start_from(model: PeftModel, start: Start) -> dict[str, Any]:
+    """Load the last epoch's adapter and head; what another number of labels makes unfit keeps its fresh start.
+
+    Returns what the record says of it: the run, the tensors loaded, and the tensors skipped with both shapes."""
+    state = load_file(start.folder.path / "last" / "adapter_model.safetensors")
+    own = get_peft_model_state_dict(model)
+    skipped = {
+        name: f"{list(value.shape)} there, {list(own[name].shape)} here"
+        for name, value in state.items()
+        if name in own and own[name].shape != value.shape
+    }
+    fitting = {name: value for name, value in state.items() if name not in skipped}
+    if set(state) != set(own):
+        odd = sorted(set(state) ^ set(own))
+        raise InputError(f"{start.folder.path.name} does not hold this method's tensors, e.g. {odd[0]}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some weights of PeftModel were not initialized")
+        set_peft_model_state_dict(model, state, ignore_mismatched_sizes=True)
+    return {"run": start.folder.path.name, "id": start.id, "loaded": sorted(fitting), "skipped": skipped}
