@@ -51,6 +51,6 @@ def start_from(model: PeftModel, start: Start) -> dict[str, Any]:
         odd = sorted(set(state) ^ set(own))
         raise InputError(f"{start.folder.path.name} does not hold this method's tensors, e.g. {odd[0]}")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Some weights of PeftModel were not initialized")
+        warnings.filterwarnings("ignore", message="Some weights of .* were not initialized")
         set_peft_model_state_dict(model, state, ignore_mismatched_sizes=True)
     return {"run": start.folder.path.name, "id": start.id, "loaded": sorted(fitting), "skipped": skipped}
