@@ -404,6 +404,16 @@ def test_lora_xs_without_saved_factors(tmp_path):
         PeftModel.from_pretrained(roberta(seed=1), tmp_path)
 
 
+def test_lora_xs_hands_out_the_same_slices_until_the_buffer_changes():
+    tuner = attach(roberta(), "lora_xs").base_model
+    (group, _) = tuner.groups["default"]
+    u, v = tuner.outer_matrices("default", group, 1)
+    again = tuner.outer_matrices("default", group, 1)
+    assert u is again[0] and v is again[1]  # or a cast of them would be made anew each time
+    tuner.double()
+    assert tuner.outer_matrices("default", group, 1)[0].dtype == torch.float64
+
+
 def test_lora_xs_clips_its_rank_with_a_warning():
     with pytest.warns(UserWarning, match=r"r 25 exceeds the shape \(16, 16\) of \w+; using 16"):
         tuned = attach(roberta(), "lora_xs", r=25)

@@ -231,6 +231,22 @@ def test_training_under_autocast_stays_near_float32(dtype):
         assert (found - gradient).norm() < 0.1 * gradient.norm()
 
 
+def test_autocast_leaves_the_small_product_in_float32():
+    model, made = excite(attach(roberta())), []
+    tuner = model.base_model
+    original = tuner.small_matrices
+
+    def watched(adapter, group):
+        made.append(original(adapter, group))
+        return made[-1]
+
+    tuner.small_matrices = watched
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs(model)
+    for matrices, group in zip(made, tuner.groups["default"], strict=True):
+        assert torch.equal(matrices, original("default", group).detach())
+
+
 # ---- Trainer
 
 

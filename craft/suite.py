@@ -1,0 +1,151 @@
+"""What `make reproduce-glue` can run here: findings, the suite that follows from them, and how long it will take."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from craft import models, packing
+from craft.config import RunConfig
+from craft.errors import InputError
+from craft.glue.batches import Tokens, batches
+from craft.train import autocast, loss_of
+
+SUITES = ("mini", "small", "paper")
+PAPER_MODELS = {
+    "roberta_base": "roberta-base",
+    "roberta_large": "roberta-large",
+}  # config -> folder's name
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is here: where each of the paper's models and GLUE lie (a folder, `hub`, or None), GPU and cores."""
+
+    gpu: str | None
+    cores: int
+    weights: dict[str, str | None]
+    glue: str | None
+
+    def lines(self) -> list[str]:
+        shown = {"GPU": self.gpu, "CPU cores": str(self.cores)}
+        shown |= {f"{name} weights": place for name, place in self.weights.items()}
+        shown["GLUE"] = self.glue
+        return [f"{what:24}{place or 'not found'}" for what, place in shown.items()]
+
+
+def find(model_dir: str | None, glue_dir: str | None, hub_answers: bool) -> Findings:
+    """Look for the paper's models (`model_dir`/roberta-base ...), GLUE (`glue_dir`/CoLA ...), and a GPU.
+
+    A hub that answers counts as weights and data being there. InputError where a folder that was given lacks them."""
+    weights: dict[str, str | None] = {}
+    for name, folder in PAPER_MODELS.items():
+        weights[name] = "hub" if hub_answers else None
+        if model_dir is not None:
+            path = Path(model_dir) / folder
+            if not (path / "config.json").is_file():
+                raise InputError(f"MODEL_DIR: there is no {folder}/config.json in {model_dir}")
+            weights[name] = str(path)
+    if (
+        glue_dir is not None
+        and not (Path(glue_dir) / "CoLA").is_dir()
+        and not (Path(glue_dir) / "cola").is_dir()
+    ):
+        raise InputError(f"GLUE_DIR: there is neither CoLA/ nor cola/ in {glue_dir}")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return Findings(gpu, cores, weights, glue_dir or ("hub" if hub_answers else None))
+
+
+def hub_answers(seconds: float = 3.0) -> bool:
+    """Whether the hub can be reached; never asked in offline mode."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import OfflineModeIsEnabled
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        HfApi().model_info("FacebookAI/roberta-base", timeout=seconds)
+    except (OfflineModeIsEnabled, OSError, ValueError):
+        return False
+    except Exception as error:  # the client's own network errors derive from no common class
+        if type(error).__module__.split(".")[0] in (
+            "httpx",
+            "httpx2",
+            "httpcore",
+            "httpcore2",
+            "requests",
+            "huggingface_hub",
+        ):
+            return False
+        raise
+    return True
+
+
+def choose(findings: Findings, wanted: str | None) -> tuple[str, str]:
+    """The suite to run and why. InputError names what is missing where a GPU is there and weights or data are not."""
+    lacking = [
+        f"{name} weights (MODEL_DIR=FOLDER)"
+        for name, place in findings.weights.items()
+        if place is None
+    ]
+    if findings.glue is None:
+        lacking.append("GLUE (GLUE_DIR=FOLDER)")
+    if wanted is not None:
+        if wanted not in SUITES:
+            raise InputError(f"SUITE {wanted!r} is not one of {', '.join(SUITES)}")
+        if wanted == "paper" and lacking:
+            raise InputError(f"SUITE=paper: missing {', '.join(lacking)}")
+        if wanted == "small" and findings.glue in (None, "hub"):
+            raise InputError("SUITE=small: missing GLUE (GLUE_DIR=FOLDER)")
+        return wanted, "asked for"
+    if findings.gpu is None:
+        return "mini", "there is no GPU; the paper's models take hours on one"
+    if lacking:
+        raise InputError(f"a GPU is here, but missing: {', '.join(lacking)}; or take SUITE=mini")
+    return "paper", "a GPU, weights and GLUE are here"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Useful tokens a second of one worker, in the faster of two precisions."""
+
+    precision: str
+    tokens_per_second: float
+
+
+def calibrate(config: RunConfig, tokens: Tokens, precisions: Sequence[str], steps: int = 4) -> Rate:
+    """Time a few training steps of one run's model and method in each precision; takes seconds."""
+    from dataclasses import replace
+
+    backbone = models.locate(config.model)
+    model = models.build(backbone, config.task, 0)
+    packing.enable(model)
+    model = models.attach(model, config.method, 0).to(config.train.device)
+    device, position = torch.device(config.train.device), models.first_position(model)
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.train.threads)
+    rates = []
+    for precision in precisions:
+        settings = replace(config.train, precision=precision)
+        size = settings.batch_size
+        rows = torch.arange(min(len(tokens), (steps + 1) * size)).numpy()
+        seen, clock = 0, time.perf_counter()
+        for number, batch in enumerate(batches(tokens, rows, size, True, device, position, 0)):
+            if number == 1:  # the first warms up
+                seen, clock = 0, time.perf_counter()
+            with autocast(settings):
+                logits = model(**batch.inputs).logits
+            assert batch.labels is not None
+            loss_of(logits, batch.labels, config.task.regression, size).backward()
+            seen += batch.tokens
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        rates.append(Rate(precision, seen / (time.perf_counter() - clock)))
+    torch.set_num_threads(before)
+    return max(rates, key=lambda rate: rate.tokens_per_second)
