@@ -1,0 +1,1 @@
+"""The English of mini-GLUE: dice, lexicon, grammar, and one module for each family of tasks."""
