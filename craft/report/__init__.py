@@ -1,0 +1,1 @@
+"""Records in; statistics, tables and figures out: a function of records and published numbers."""

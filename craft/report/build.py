@@ -1,0 +1,145 @@
+"""The whole report from records: every table, figure and CSV; and what a report in place lacks."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from craft.errors import InputError
+from craft.report import diagrams, figures, published, weights
+from craft.report.load import SUITES, Records
+from craft.report.render import Table, csv
+from craft.report.reproduction import reproduction_table
+from craft.report.scores import cells, detail_table, records_by_table, score_table
+from craft.report.sizes import SHAPES, cost_table, methods, parameter_table
+from craft.report.style import Drawn, Looks
+from craft.report.sureness import Resampled, comparison_table, comparisons, intervals
+from craft.report.weights import Stacks
+from craft.storage import write_text
+
+START, END = "<!-- results:start -->", "<!-- results:end -->"
+PER_MODEL = ("scores", "details", "comparison", "table2", "pareto", "tasks", "curves", "ranks")
+PICTURES = (".pdf", ".png")
+DIGITS = 10  # of scores.csv: nothing there is computed
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was made of the records; `main` are the tables for the README and the screen."""
+
+    tables: list[Table]
+    drawn: list[Drawn]
+    scores: pd.DataFrame
+    main: list[Table]
+    problems: list[str]
+
+    def write(self, folder: Path, pictures: bool = True) -> None:
+        """Write tables/, figures/ and scores.csv; files of an earlier report's other models go."""
+        for table in self.tables:
+            table.write(folder / "tables")
+        for drawn in self.drawn:
+            drawn.save(folder / "figures", pictures)
+        write_text(folder / "scores.csv", csv(self.scores, DIGITS))
+        made = {t.name for t in self.tables} | {d.name for d in self.drawn}
+        for part in ("tables", "figures"):
+            for path in sorted((folder / part).glob("*.*")):
+                if path.stem not in made and path.stem.split("_")[0] in PER_MODEL:
+                    path.unlink()
+
+    def block(self) -> str:
+        """The README's part between the marks."""
+        if not self.main:
+            return "There are no run records yet; every table below `results/tables` says so."
+        return "\n".join(table.markdown() for table in self.main).strip()
+
+
+def build(
+    records: Records, published_folder: Path, configs: Path, models: Sequence[Stacks]
+) -> Report:
+    """All that records, published numbers and weights show; a function of them alone."""
+    table2 = published.read(published_folder, "table2")
+    orders = pd.read_csv(published_folder / "proposition1.csv")
+    found, resampled = cells(records.runs), Resampled(records)
+    sure = intervals(records.runs, resampled)
+    labels = {m["label"] for m in methods(configs, "roberta_base")} | set(records.runs["method"])
+    looks = Looks.of(labels | set(table2["method"]))
+
+    reproduced = [reproduction_table(table2, found, sure, model) for model in SHAPES]
+    tables = [*reproduced, parameter_table(records, orders, configs), cost_table(records)]
+    drawn: list[Drawn | None] = [figures.parameters_against_depth(configs, looks)]
+    drawn += [diagrams.architecture(), diagrams.taxonomy()]
+    if models:
+        drawn += [weights.pca(models), weights.spectra(models)]
+    main: dict[str, list[Table]] = {suite: [] for suite in SUITES}
+    for suite, model in records_by_table(records):
+        scores = score_table(found, suite, model)
+        tables += [scores, detail_table(found, suite, model, sure)]
+        compared = comparisons(records.runs, resampled, suite, model)
+        if not compared.empty:
+            tables.append(comparison_table(compared, suite, model))
+        drawn += [
+            figures.score_against_parameters(found, table2, suite, model, looks),
+            figures.score_per_task(records, suite, model, looks),
+            figures.learning_curves(records, suite, model, looks),
+            figures.score_against_ranks(records, suite, model, looks),
+        ]
+        paper = [t for t in reproduced if t.name == f"table2_{model}"] if suite == "paper" else []
+        main[suite] += paper or [scores]
+    tables.append(unsuccessful_table(records.unsuccessful))
+    return Report(
+        tables=tables,
+        drawn=[d for d in drawn if d is not None],
+        scores=records.scores,
+        main=next((main[suite] for suite in SUITES if main[suite]), []),
+        problems=[*records.left_out, *resampled.problems],
+    )
+
+
+def unsuccessful_table(runs: pd.DataFrame) -> Table:
+    """Failed and diverged runs: they are in no score."""
+    return Table(
+        name="unsuccessful",
+        title="Runs that failed or diverged",
+        header=["run", "status", "reason"],
+        rows=[[r["name"], r["status"], r["error"] or "-"] for _, r in runs.iterrows()],
+        data=runs,
+        notes=[
+            f"{len(runs)} runs; none of them is in another table, their seconds are in the total "
+            "cost"
+        ],
+    )
+
+
+def readme_with(text: str, block: str) -> str | None:
+    """A README with the block between its marks; None without marks, InputError without a pair."""
+    if START not in text and END not in text:
+        return None
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise InputError(f"README.md must hold {START} and then {END} once each")
+    before, rest = text.split(START)
+    return f"{before}{START}\n{block}\n{END}{rest.split(END)[1]}"
+
+
+def differing(report: Report, folder: Path, readme: Path | None) -> list[str]:
+    """The files of a folder that this report would change, add or not make, pictures aside."""
+    with tempfile.TemporaryDirectory() as place:
+        fresh = Path(place)
+        report.write(fresh, pictures=False)
+        names = _files(fresh) | _files(folder)
+        changed = [n for n in sorted(names) if _text(fresh / n) != _text(folder / n)]
+    if readme is not None and readme.is_file():
+        text = readme.read_text(encoding="utf-8")
+        if readme_with(text, report.block()) not in (None, text):
+            changed.append(readme.name)
+    return changed
+
+
+def _files(folder: Path) -> set[str]:
+    found = [*folder.glob("tables/*.*"), *folder.glob("figures/*.*"), folder / "scores.csv"]
+    return {str(p.relative_to(folder)) for p in found if p.suffix not in PICTURES}
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None

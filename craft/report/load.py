@@ -1,0 +1,268 @@
+"""Run records -> a tidy table of runs and one of scores; failed and unreadable ones apart."""
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from craft import record
+from craft.config import flatten
+from craft.report.settings import Defaults, apart, describe, differences
+
+TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")  # as in Table 2
+SUITES = ("paper", "small", "mini")
+TITLES = {
+    "paper": "GLUE",
+    "small": "GLUE, small encoder",
+    "mini": "mini-GLUE (synthetic, not GLUE)",
+}
+RUN_COLUMNS = (
+    "id",
+    "name",
+    "suite",
+    "model",
+    "task",
+    "method",
+    "settings",
+    "seed",
+    "start_from",
+    "headline",
+    "best",
+    "last",
+    "best_epoch",
+    "epochs",
+    "collapsed",
+    "n_train",
+    "n_dev",
+    "parameters_adapter",
+    "parameters_head",
+    "parameters_backbone",
+    "effective_ranks",
+    "attach_seconds",
+    "train_seconds",
+    "eval_seconds",
+    "steps_per_second",
+    "tokens_per_second",
+    "peak_host_megabytes",
+    "peak_gpu_megabytes",
+    "adapter_bytes",
+    "seconds",
+    "precision",
+    "device",
+    "hardware",
+    "dirty",
+    "path",
+)
+
+UNSUCCESSFUL_COLUMNS = ["name", "suite", "model", "task", "method", "status", "error", "seconds"]
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a folder of records holds.
+
+    `runs`           one row per finished run, indexed by id, with its headline metric
+    `scores`         one row per finished run and metric: the table to cite
+    `history`        one row per finished run and epoch: epoch, loss, lr and the headline metric
+    `unsuccessful`   failed and diverged runs
+    `left_out`       one line per file that is no sound record of this schema
+    `raw`            the finished records themselves, by id"""
+
+    runs: pd.DataFrame
+    scores: pd.DataFrame
+    history: pd.DataFrame
+    unsuccessful: pd.DataFrame
+    left_out: list[str]
+    raw: dict[str, dict[str, Any]]
+
+
+def load(folders: Iterable[Path], configs: Path) -> Records:
+    """Read every record under the folders; a run that is found twice counts once."""
+    defaults = Defaults(configs)
+    rows, scores, history, unsuccessful, left_out = {}, [], [], [], []
+    raw: dict[str, dict[str, Any]] = {}
+    for path, made in _sound_records(folders, left_out):
+        try:
+            if made["status"] != "ok":
+                unsuccessful.append(_unsuccessful(made))
+                continue
+            run = _run(path, made, defaults)
+            metrics = _metrics(made)
+            curve = _history(made)
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+            left_out.append(f"{path}: lacks what a report needs ({type(error).__name__}: {error})")
+            continue
+        if run["id"] in rows:
+            if made["result_sha256"] != rows[run["id"]]["sha256"]:
+                other = rows[run["id"]]["path"]
+                left_out.append(f"{path}: another result of the same run than {other}")
+            continue
+        rows[run["id"]] = run | {"sha256": made["result_sha256"]}
+        raw[run["id"]] = made
+        scores += [{"id": run["id"], **metric} for metric in metrics]
+        history += [{"id": run["id"], **entry} for entry in curve]
+    runs = pd.DataFrame(rows.values(), columns=[*RUN_COLUMNS, "settings_by_key", "sha256"])
+    runs = _name_rows(runs.set_index("id", drop=False), raw)
+    return Records(
+        runs=runs,
+        scores=_score_rows(runs, scores),
+        history=pd.DataFrame(history, columns=["id", "epoch", "step", "loss", "lr", "score"]),
+        unsuccessful=pd.DataFrame(unsuccessful, columns=UNSUCCESSFUL_COLUMNS).sort_values(
+            "name", ignore_index=True
+        ),
+        left_out=left_out,
+        raw=raw,
+    )
+
+
+def _sound_records(
+    folders: Iterable[Path], left_out: list[str]
+) -> Iterable[tuple[Path, dict[str, Any]]]:
+    for folder in folders:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = list(record.read_all(folder))
+        left_out += [str(w.message).removeprefix("left out: ") for w in caught]
+        yield from found
+
+
+def suite_of(provenance: Mapping[str, Any]) -> str:
+    """`mini` for generated data, `paper` for RoBERTa-base and -large on GLUE, otherwise `small`."""
+    if provenance["data"]["source"]["source"] == "mini":
+        return "mini"
+    return "paper" if provenance["model"]["name"] in ("roberta_base", "roberta_large") else "small"
+
+
+def model_of(provenance: Mapping[str, Any]) -> str:
+    """The model's name; a local encoder has none, so the start of its digest is added."""
+    model = provenance["model"]
+    return f"local-{model['digest'][:8]}" if model["name"] == "local" else str(model["name"])
+
+
+def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+    result, provenance = made["result"], made["provenance"]
+    config, score, parameters = provenance["config"], result["score"], result["parameters"]
+    task, label, cost = config["task"], config["method"]["label"], provenance["cost"]
+    hardware = provenance["environment"]["hardware"]
+    examples = provenance["data"]["examples"]
+    default = defaults.of(label, provenance["model"]["name"], task["name"])
+    return {
+        "id": made["id"],
+        "name": provenance["name"],
+        "suite": suite_of(provenance),
+        "model": model_of(provenance),
+        "task": task["name"],
+        "method": label,
+        "settings_by_key": differences(config, default),
+        "seed": config["seed"],
+        "start_from": config["start_from"] or "",
+        "headline": score["headline"],
+        "best": float(score["best"][score["headline"]]),
+        "last": float(score["last"][score["headline"]]),
+        "best_epoch": score["best_epoch"],
+        "epochs": len(result["history"]),
+        "collapsed": bool(score["collapsed"]),
+        "n_train": examples["train"],
+        "n_dev": sum(examples[split] for split in task["dev"]),
+        "parameters_adapter": parameters["adapter"],
+        "parameters_head": parameters["head"],
+        # peft keeps the untrained head beside the trained one, so the total holds two
+        "parameters_backbone": parameters["total"] - parameters["adapter"] - 2 * parameters["head"],
+        "effective_ranks": json.dumps(parameters["effective_ranks"])
+        if parameters["effective_ranks"]
+        else "",
+        "attach_seconds": cost["attach_seconds"],
+        "train_seconds": cost["train_seconds"],
+        "eval_seconds": cost["eval_seconds"],
+        "steps_per_second": cost["steps_per_second"],
+        "tokens_per_second": cost["tokens_per_second"],
+        "peak_host_megabytes": cost["peak_megabytes"]["host"],
+        "peak_gpu_megabytes": cost["peak_megabytes"]["gpu"],
+        "adapter_bytes": cost["adapter_bytes"],
+        "seconds": provenance["seconds"],  # all attempts, loading and evaluation included
+        "precision": config["train"]["precision"],
+        "device": config["train"]["device"],
+        "hardware": hardware["gpu"] or hardware["cpu"],
+        "dirty": provenance["environment"]["dirty"] is not False,
+        "path": str(path),
+    }
+
+
+def _metrics(made: dict[str, Any]) -> list[dict[str, Any]]:
+    score = made["result"]["score"]
+    return [
+        {"metric": m, "is_headline": m == score["headline"], "best": v, "last": score["last"][m]}
+        for m, v in score["best"].items()
+    ]
+
+
+def _history(made: dict[str, Any]) -> list[dict[str, Any]]:
+    headline = made["result"]["score"]["headline"]
+    return [
+        {k: entry[k] for k in ("epoch", "step", "loss", "lr")} | {"score": entry[headline]}
+        for entry in made["result"]["history"]
+    ]
+
+
+def _unsuccessful(made: dict[str, Any]) -> dict[str, Any]:
+    provenance = made["provenance"]
+    return {
+        "name": provenance["name"],
+        "suite": suite_of(provenance),
+        "model": model_of(provenance),
+        "task": provenance["config"]["task"]["name"],
+        "method": provenance["config"]["method"]["label"],
+        "status": made["status"],
+        "error": made["error"] or "",
+        "seconds": sum(attempt["seconds"] for attempt in provenance.get("attempts", [])),
+    }
+
+
+def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Complete `model` and `settings`, so that rows differ in name where runs differ in substance.
+
+    A model name that stands for several weights gets their digest, a task of several data sets
+    theirs, and what differs inside a cell besides the seed is added to the settings."""
+    identities = {i: dict(flatten(made["result"]["config"])) for i, made in raw.items()}
+
+    def known(key: str) -> pd.Series:
+        return pd.Series({i: identities[i][key] for i in runs.index}, dtype=object)
+
+    weights = known("model.digest")
+    several = weights.groupby([runs["suite"], runs["model"]]).transform("nunique") > 1
+    named = several & ~runs["model"].str.startswith("local-")
+    runs["model"] = runs["model"].mask(named, runs["model"] + "-" + weights.str[:8])
+    settings = dict(runs["settings_by_key"])
+    for key, within in (("protocol", ["suite", "model"]), ("data.digest", ["suite", "task"])):
+        values = known(key)
+        several = values.groupby([runs[c] for c in within]).transform("nunique") > 1
+        for i in runs.index[several.to_numpy(dtype=bool)]:
+            settings[i] = settings[i] | {key: values[i]}
+    runs["settings"] = [describe(settings[i]) for i in runs.index]
+    for _, group in runs.groupby(["suite", "model", "method", "settings", "task", "start_from"]):
+        frame = pd.DataFrame({i: identities[i] for i in group.index}, dtype=object).T
+        for i, more in apart(frame, group["seed"]).items():
+            settings[i] = settings[i] | more
+    runs["settings"] = [describe(settings[i]) for i in runs.index]
+    position = {name: n for n, name in enumerate((*SUITES, *TASKS))}
+    keys = runs.reset_index(drop=True).assign(
+        suite=list(runs["suite"].map(position)),
+        task=list(runs["task"].map(position)),
+        method=[(m != "CRAFT", m.lower()) for m in runs["method"]],
+    )
+    by = ["suite", "model", "method", "settings", "task", "start_from", "seed", "id"]
+    return runs.iloc[keys.sort_values(by).index].drop(columns="settings_by_key")
+
+
+def _score_rows(runs: pd.DataFrame, scores: list[dict[str, Any]]) -> pd.DataFrame:
+    metrics = pd.DataFrame(scores, columns=["id", "metric", "is_headline", "best", "last"])
+    facts = runs.drop(columns=["best", "last", "headline", "path", "sha256"]).reset_index(drop=True)
+    merged = facts.merge(metrics, on="id", how="left", validate="one_to_many", sort=False)
+    first = ["suite", "model", "task", "method", "settings", "seed", "start_from"]
+    first += ["metric", "is_headline", "best", "last", "best_epoch", "epochs", "collapsed"]
+    rest = [c for c in merged if c not in (*first, "id", "name")]
+    return merged[[*first, *rest, "name", "id"]]

@@ -1,0 +1,164 @@
+"""Table 2 with our runs beside it: published, reproduced, the difference, within tolerance or not.
+
+The tolerance is two standard deviations of the published row where it has them (its seed noise, and
+never less than the rounding of the printed number); otherwise the published number must lie in our
+own 95 % bootstrap interval.
+"""
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+from craft.report.published import EIGHT, SIX
+from craft.report.render import MISSING, Table, percent, signed
+from craft.report.scores import CELL, NAMES, Row, mark_notes, marks, rows
+
+ROUNDING = 0.05  # points; published scores have one decimal
+# log ratio: the table's 3M and 6M adapters have 3.2M and 6.3M numbers by their own formula
+SAME_SIZE = 0.15
+STARTED = ("mrpc", "rte", "stsb")  # from MNLI, in rows whose `start` is mnli
+WORDS = {"*": "copied from LoRA", "†": "copied from LoRA, restricted setup", "own": "the authors'"}
+
+
+def counterparts(published: pd.Series, listed: list[Row]) -> list[Row]:
+    """Our rows of the same method and about as many parameters: full fine-tuning counts the
+    backbone."""
+    found = []
+    for row in listed:
+        adapter = row.parameters("adapter").max()
+        if row.method == published["method"] and adapter > 0:
+            ratio = math.log(adapter / (1e6 * published["params_millions"]))
+            found += [row] if abs(ratio) < SAME_SIZE else []
+    return found
+
+
+def judge(published: pd.Series, task: str, cell: pd.Series) -> dict[str, object]:
+    """The difference in points, the tolerance it is held against, and whether it is within."""
+    deviation = published[f"sd_{task}"]
+    ours = 100 * cell["median"]
+    difference = ours - published[task]
+    low, high = 100 * cell["low"], 100 * cell["high"]
+    if not math.isnan(deviation):
+        tolerance, rule = max(2 * deviation, ROUNDING), "2 sd"
+        within = abs(difference) <= tolerance + 1e-9  # a difference of just 2 sd is within
+    elif not math.isnan(low):
+        tolerance, rule = float("nan"), "interval"
+        within = low - ROUNDING <= published[task] <= high + ROUNDING
+    else:
+        return {"difference": difference, "tolerance": float("nan"), "rule": "", "within": None}
+    return {"difference": difference, "tolerance": tolerance, "rule": rule, "within": within}
+
+
+def reproduction_table(
+    published: pd.DataFrame, found: pd.DataFrame, intervals: pd.DataFrame, model: str
+) -> Table:
+    """Table 2 for `roberta_base` or `roberta_large`; rows without a record say so."""
+    ours = found[(found["suite"] == "paper") & (found["model"] == model)]
+    ours = ours.merge(intervals, on=CELL, how="left")
+    listed = list(rows(ours))
+    body: list[list[str]] = []
+    data: list[dict[str, object]] = []
+    for _, row in published[published["model"] == model].iterrows():
+        body.append(_published_line(row))
+        matching = counterparts(row, listed)
+        if not matching:
+            body.append(["reproduced", MISSING, *[MISSING] * 10])
+            data += [_data(row, None, task, None) for task in EIGHT]
+        for match in matching:
+            body += list(_our_lines(row, match))
+            data += [_data(row, match, task, match.cells.get(task)) for task in EIGHT]
+    return Table(
+        name=f"table2_{model}",
+        title=f"Table 2 of arXiv 2602.17510v1, {model}: published and reproduced GLUE dev scores",
+        header=["method", "parameters", *(NAMES[t] for t in EIGHT), "mean of 8", "mean of 6"],
+        rows=body,
+        data=pd.DataFrame(data),
+        notes=[
+            "published: *: copied there from LoRA (arXiv 2106.09685), median of 5 seeds; "
+            "†: the same, restricted setup; own: the authors' run, one seed",
+            "FT and LoRA with * start MRPC, RTE and STS-B from MNLI, rows with † do not; of the "
+            "others it is unknown",
+            "reproduced: median over seeds at the best epoch (n; marks)",
+            "difference in points; in: within 2 standard deviations of the published row, or, "
+            "where it has none, the "
+            "published number lies in our 95 % bootstrap interval over seeds and dev examples; "
+            "out: not; "
+            "?: no predictions to make an interval from",
+            "s: starts elsewhere (pre-trained model or MNLI) than the published row",
+            f"mean of 6: {', '.join(NAMES[t] for t in SIX)}, of published rows our own mean of "
+            "the printed scores",
+            "MRPC and QQP of BitFit are probably F1, not accuracy",
+            *mark_notes(ours),
+        ],
+    )
+
+
+def _published_line(row: pd.Series) -> list[str]:
+    def score(task: str) -> str:
+        deviation = row[f"sd_{task}"]
+        return f"{row[task]:.1f}" + ("" if math.isnan(deviation) else f" ± {deviation:.1f}")
+
+    means = [f"{row['avg']:.1f}", f"{row[list(SIX)].mean():.1f}"]
+    name = f"{row['method']} (published, {row['mark']})"
+    return [name, f"{row['params_millions']:g}M", *map(score, EIGHT), *means]
+
+
+def _our_lines(row: pd.Series, match: Row) -> Iterator[list[str]]:
+    """Our scores, and below them the differences."""
+    count = f"{match.parameters('adapter').max():,.0f}"
+    scores, differences = [], []
+    for task in EIGHT:
+        cell = match.cells.get(task)
+        if cell is None:
+            scores.append(MISSING)
+            differences.append(MISSING)
+            continue
+        judged = judge(row, task, cell)
+        word = {None: "?", True: "in", False: "out"}[judged["within"]]  # type: ignore[index]
+        scores.append(f"{percent(cell['median'])} ({marks(cell)})")
+        word += " s" if _other_start(row, task, cell) else ""
+        differences.append(f"{signed(judged['difference'])} {word}")  # type: ignore[arg-type]
+    means = [match.average(tasks) for tasks in (EIGHT, SIX)]
+    yield [f"reproduced {match.name}", count, *scores, *map(percent, means)]
+    apart = [
+        MISSING if mean is None else signed(100 * mean - row[list(tasks)].mean())
+        for mean, tasks in zip(means, (EIGHT, SIX), strict=True)
+    ]
+    yield ["difference", "", *differences, *apart]
+
+
+def _other_start(row: pd.Series, task: str, cell: pd.Series) -> bool:
+    """Whether the published score of this task is known to start elsewhere than our runs."""
+    published = "mnli" if row["start"] == "mnli" and task in STARTED else ""
+    return row["start"] != "" and published != cell["start_from"]
+
+
+def _data(
+    row: pd.Series, match: Row | None, task: str, cell: pd.Series | None
+) -> dict[str, object]:
+    data: dict[str, object] = {
+        "id": row["id"],
+        "model": row["model"],
+        "method": row["method"],
+        "mark": row["mark"],
+        "published_origin": WORDS[row["mark"]],
+        "published_start": row["start"],
+        "published_params_millions": row["params_millions"],
+        "task": task,
+        "published": row[task],
+        "published_sd": row[f"sd_{task}"],
+        "settings": match.settings if match else "",
+        "reproduced_start": "",
+        "n": 0,
+    }
+    if cell is None:
+        return data
+    return (
+        data
+        | {"reproduced_start": cell["start_from"], "n": cell["n"]}
+        | {"reproduced": 100 * cell["median"], "sd": 100 * cell["sd"]}
+        | {"last": 100 * cell["last_median"], "low": 100 * cell["low"], "high": 100 * cell["high"]}
+        | {"collapsed": cell["collapsed"], "parameters_adapter": cell["parameters_adapter"]}
+        | judge(row, task, cell)
+    )

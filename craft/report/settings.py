@@ -1,0 +1,117 @@
+"""By which settings a run differs from its method's default: what tells two rows apart."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from craft.config import flatten
+
+# How a run was computed, not what was: these tell rows apart only where a seed would stand twice
+# in a cell.
+COMPUTATION = (
+    "train.device",
+    "train.threads",
+    "train.precision",
+    "train.tf32",
+    "train.batching",
+    "train.accumulate",
+    "train.eval_batch_size",
+)
+NOT_A_SETTING = ("seed", "start_from", "start_from.id", "task.name", "task.headline")
+UNKNOWN = object()
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What configs/method, configs/recipe and configs/train say, for any method, model and task."""
+
+    configs: Path
+
+    def of(self, label: str, model: str, task: str) -> dict[str, Any]:
+        """Dotted `method.peft.*` and `train.*` keys; UNKNOWN where the recipe leaves a value
+        open."""
+        return _defaults(self.configs, _labels(self.configs).get(label), model, task)
+
+
+@cache
+def _labels(configs: Path) -> dict[str, str]:
+    """Label of a method -> name of its file."""
+    paths = sorted((configs / "method").glob("*.yaml"))
+    return {str(OmegaConf.load(path)["label"]): path.stem for path in paths}
+
+
+@cache
+def _defaults(configs: Path, method: str | None, model: str, task: str) -> dict[str, Any]:
+    recipe = configs / "recipe" / str(method) / f"{model}.yaml"
+    whole = OmegaConf.create(
+        {
+            "task": {"name": task},
+            "recipe": OmegaConf.load(recipe) if recipe.is_file() else {},
+            "train": OmegaConf.load(configs / "train" / "default.yaml"),
+        }
+    )
+    if method is not None:
+        chosen = OmegaConf.load(configs / "method" / f"{method}.yaml")
+        whole = OmegaConf.merge(whole, {"method": {"peft": chosen["peft"]}})
+    found = {}
+    raw: Any = OmegaConf.to_container(whole, resolve=False)
+    for key, _ in flatten({k: raw[k] for k in ("train", "method") if k in raw}):
+        try:
+            value = OmegaConf.select(whole, key, throw_on_missing=True)
+        except OmegaConfBaseException:
+            value = UNKNOWN
+        found[key] = (
+            UNKNOWN
+            if value == "???"
+            else OmegaConf.to_container(value)
+            if OmegaConf.is_config(value)
+            else value
+        )
+    return found
+
+
+def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """The `method.peft.*` and `train.*` values of a resolved config that its default states
+    otherwise."""
+    given = dict(flatten({"method": {"peft": config["method"]["peft"]}, "train": config["train"]}))
+    differing = {}
+    for key, value in given.items():
+        known = default.get(key, UNKNOWN if key.startswith("train.") else None)
+        if key in COMPUTATION or key == "train.checkpoint_minutes" or known is UNKNOWN:
+            continue
+        if value != known:
+            differing[key] = value
+    return differing
+
+
+def apart(identities: pd.DataFrame, seeds: pd.Series) -> dict[Any, dict[str, Any]]:
+    """What more must be said of runs that would share a cell, by run: no cell holds two settings or
+    a seed twice.
+
+    `identities` holds one row per run of flat outcome keys."""
+    identities = identities.drop(columns=[c for c in NOT_A_SETTING if c in identities])
+    text = identities.map(repr)
+    varying = [c for c in text if text[c].nunique() > 1]
+    kept = [c for c in varying if c not in COMPUTATION]
+    if pd.concat([text[kept], seeds], axis=1).duplicated().any():
+        kept = varying
+    return {run: {c: identities.at[run, c] for c in kept} for run in identities.index}
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """`ranks=(12, 64, 64), lr=0.001`; digests are cut short."""
+    parts = []
+    for key, value in sorted(settings.items()):
+        name = key.removeprefix("method.peft.").removeprefix("train.").removesuffix(".digest")
+        if key.endswith(".digest"):
+            value = str(value)[:8]
+        if isinstance(value, list):
+            value = f"({', '.join(map(str, value))})"
+        parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+    return ", ".join(parts)

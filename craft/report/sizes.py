@@ -1,0 +1,160 @@
+"""What methods train and cost: closed forms beside counts; seconds, memory and bytes."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from transformers import PretrainedConfig, RobertaConfig
+
+from craft.counts import expected_parameters
+from craft.report.load import TITLES, Records
+from craft.report.render import MISSING, Table, span
+from craft.report.scores import Row
+from craft.report.settings import UNKNOWN, Defaults
+
+TOKENS = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+BASE = RobertaConfig(**TOKENS)
+LARGE = RobertaConfig(
+    **TOKENS,
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+)
+SHAPES: dict[str, PretrainedConfig] = {"roberta_base": BASE, "roberta_large": LARGE}
+
+
+def methods(configs: Path, model: str) -> list[dict[str, Any]]:
+    """Every method's config, with the fields that its recipe for the model fills in (on MNLI)."""
+    found = []
+    for path in sorted((configs / "method").glob("*.yaml")):
+        chosen: Any = OmegaConf.to_container(OmegaConf.load(path))
+        default = Defaults(configs).of(chosen["label"], model, "mnli")
+        fields = {k.removeprefix("method.peft."): v for k, v in default.items()}
+        chosen["peft"] = {k: fields[k] for k in chosen["peft"] if fields[k] is not UNKNOWN}
+        found.append(chosen)
+    return found
+
+
+def parameter_table(records: Records, orders: pd.DataFrame, configs: Path) -> Table:
+    """Proposition 1 with numbers: each method's closed form at base and large, and runs' counts."""
+    runs = records.runs[records.runs["settings"] == ""]
+    others = [m for m in dict.fromkeys(runs["model"]) if m not in SHAPES]
+    by_model = {m: {c["label"]: c for c in methods(configs, m)} for m in SHAPES}
+    order = orders.set_index("method")["order"]
+    body, data = [], []
+    for label, chosen in by_model["roberta_base"].items():
+        facts = {"method": label, "closed_form": chosen["facts"]["parameters"]}
+        facts["order"] = order.get(label, "")
+        line = [label, facts["closed_form"], facts["order"] or MISSING]
+        for model in (*SHAPES, *others):
+            counted = runs[(runs["model"] == model) & (runs["method"] == label)]
+            counted = counted["parameters_adapter"].drop_duplicates()
+            if model in SHAPES:
+                expected = expected_parameters(by_model[model][label], SHAPES[model])
+                facts[f"{model}_closed"] = expected
+                line.append(f"{expected:,}")
+            facts[f"{model}_measured"] = " ".join(map(str, counted))
+            line.append(span(counted))
+        body.append(line)
+        data.append(facts)
+    header = ["method", "closed form", "order (paper)"]
+    for model in (*SHAPES, *others):
+        header += [model, "counted"] if model in SHAPES else [f"{model} counted"]
+    return Table(
+        name="parameters",
+        title="Trained parameters besides the head (Proposition 1 of arXiv 2602.17510v1)",
+        header=header,
+        rows=body,
+        data=pd.DataFrame(data),
+        notes=[
+            "closed form: L layers, d width, n adapted projections a layer, r ranks (r1 clipped "
+            "to the depth), f "
+            "feed-forward width, V vocabulary, P positions, T token types; the same formulas that "
+            "the tests check",
+            "counted: in the records of runs with the method's default settings",
+            "LoTR: its code shares U and V between q and v; the paper counts them per projection, "
+            "n (2 d r + L r^2)",
+        ],
+    )
+
+
+def cost_table(records: Records) -> Table:
+    """Seconds, speed, memory and file size of every row, by the hardware that it ran on."""
+    runs = records.runs.assign(
+        mean_epoch_seconds=records.runs["train_seconds"] / records.runs["epochs"],
+        adapter_kilobytes=records.runs["adapter_bytes"] / 1000,
+    )
+    key = ["suite", "model", "hardware", "precision", "method", "settings"]
+    measures = {
+        "attach_seconds": "median",
+        "mean_epoch_seconds": "median",
+        "train_seconds": "sum",
+        "tokens_per_second": "median",
+        "peak_host_megabytes": "max",
+        "peak_gpu_megabytes": "max",
+        "adapter_kilobytes": "median",
+        "seconds": "sum",
+    }
+    grouped = runs.groupby(key, sort=False)
+    numbers = runs[[*key, *measures]].astype(dict.fromkeys(measures, "float64"))
+    data = numbers.groupby(key, sort=False).agg(measures).reset_index()
+    data.insert(len(key), "runs", grouped.size().to_numpy())
+    data.insert(len(key) + 1, "tasks", grouped["task"].nunique().to_numpy())
+    order = list(
+        dict.fromkeys(
+            zip(data["suite"], data["model"], data["hardware"], data["precision"], strict=True)
+        )
+    )
+    body = []
+    for group in order:
+        suite, model, hardware, precision = group
+        body.append([f"{TITLES[suite]}, {model}, {hardware}, {precision}"])
+        chosen = data[(data[key[:4]] == list(group)).all(axis=1)]
+        body += [_cost_line(row) for _, row in chosen.iterrows()]
+    lost = records.unsuccessful["seconds"].sum()
+    total = (records.runs["seconds"].sum() + lost) / 3600
+    return Table(
+        name="cost",
+        title="Cost per method",
+        header=[
+            "method",
+            "runs",
+            "tasks",
+            "attach s",
+            "epoch s",
+            "tokens/s",
+            "host MB",
+            "GPU MB",
+            "file kB",
+        ],
+        rows=body,
+        data=data,
+        notes=[
+            "medians over runs, memory the largest; attach: building the method, its "
+            "decomposition included (from the "
+            "cache where it was there); epoch: training alone; file: adapter with head",
+            "rows differ in their tasks and seeds: compare speeds within one block, and seconds "
+            "within the same tasks",
+            f"all runs together: {total:,.2f} hours on these machines, {lost / 3600:,.2f} of them "
+            "in runs that failed",
+        ],
+    )
+
+
+def _cost_line(row: pd.Series) -> list[str]:
+    def number(name: str, form: str) -> str:
+        return MISSING if pd.isna(row[name]) else form.format(row[name])
+
+    return [
+        Row(row["method"], row["settings"], "", {}).name,
+        str(row["runs"]),
+        str(row["tasks"]),
+        number("attach_seconds", "{:.2f}"),
+        number("mean_epoch_seconds", "{:,.1f}"),
+        number("tokens_per_second", "{:,.0f}"),
+        number("peak_host_megabytes", "{:,.0f}"),
+        number("peak_gpu_megabytes", "{:,.0f}"),
+        number("adapter_kilobytes", "{:,.0f}"),
+    ]

@@ -1,0 +1,132 @@
+"""How sure a score or a difference is, over seeds and dev examples together.
+
+A run's score varies with its seed, and with the examples that the dev set happens to hold. For S
+seeds of two methods on the same examples, d_s the difference of the scores under seed s, the mean
+difference has the variance
+
+    V = s^2(d) / S + V_examples,
+
+the first term from the spread over seeds, the second by bootstrap over examples with the seeds
+kept. The test is t = mean(d) / sqrt(V) with Satterthwaite's degrees of freedom: the paired t-test
+of `scipy.stats.ttest_rel`, made wider by what another dev set would change.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from craft.report.predictions import score
+
+DRAWS = 1000
+LEVEL = 0.05
+POWER = 0.8
+CHUNK = 4_000_000  # numbers of one block of weights
+
+
+def example_weights(n: int, draws: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each of n examples is drawn in each bootstrap sample: blocks of (b, n)."""
+    generator = np.random.default_rng(seed)
+    block = max(1, CHUNK // n)
+    for start in range(0, draws, block):
+        drawn = generator.integers(n, size=(min(block, draws - start), n))
+        yield np.stack([np.bincount(row, minlength=n) for row in drawn])
+
+
+def bootstrap_scores(
+    metric: str, labels: np.ndarray, predicted: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> np.ndarray:
+    """The metric on bootstrap samples of the examples: labels (n,), predicted (n, R) -> (draws, R).
+
+    All columns see the same samples, so that differences between them are paired."""
+    blocks = example_weights(len(labels), draws, seed)
+    return np.concatenate([score(metric, labels, predicted, weights) for weights in blocks])
+
+
+def seed_samples(seeds: int, draws: int = DRAWS, seed: int = 1) -> np.ndarray:
+    """Bootstrap samples of the seeds, as indices (draws, seeds)."""
+    return np.random.default_rng(seed).integers(seeds, size=(draws, seeds))
+
+
+def interval(resampled: np.ndarray, statistic: str = "median") -> tuple[float, float]:
+    """95 % percentile interval of the median or mean over seeds, drawn too: scores (draws, S)."""
+    picked = np.take_along_axis(resampled, seed_samples(resampled.shape[1], len(resampled)), axis=1)
+    values = np.median(picked, axis=1) if statistic == "median" else picked.mean(axis=1)
+    low, high = np.quantile(values, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean paired difference of S seeds, and how sure it is.
+
+    `p` is of the t-test over seeds and examples, `p_permutation` of the exact sign permutation over
+    seeds alone, which needs no distribution and cannot fall below 2^(1 - S)."""
+
+    n: int
+    mean: float
+    standard_error: float
+    freedom: float
+    low: float
+    high: float
+    p: float
+    p_permutation: float
+
+    def smallest_detectable(self, comparisons: int = 1) -> float:
+        """The true difference found in 80 % of cases at the strictest level of so many tests."""
+        if not np.isfinite(self.standard_error):
+            return float("inf")
+        threshold = stats.t.ppf(1 - LEVEL / (2 * comparisons), self.freedom)
+        return float((threshold + stats.t.ppf(POWER, self.freedom)) * self.standard_error)
+
+
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, resampled_a: np.ndarray, resampled_b: np.ndarray
+) -> Difference:
+    """Method a less b, seed by seed: scores (S,), and on the same bootstrap samples (draws, S)."""
+    difference, resampled = a - b, resampled_a - resampled_b
+    seeds = len(difference)
+    low, high = interval(resampled, "mean")
+    examples = float(resampled.mean(axis=1).var(ddof=1))
+    mean = float(difference.mean())
+    if seeds < 2:
+        # one seed says nothing of the spread over seeds
+        return Difference(seeds, mean, np.inf, np.nan, low, high, np.nan, np.nan)
+    spread = float(difference.var(ddof=1)) / seeds
+    total = spread + examples
+    if total == 0.0:  # the same predictions throughout
+        return Difference(seeds, mean, 0.0, seeds - 1.0, low, high, 1.0, 1.0)
+    # Satterthwaite's; the variance over examples rests on so many that its own freedom has no
+    # bound here
+    freedom = (seeds - 1) * (total / spread) ** 2 if spread > 0 else np.inf
+    p = float(2 * stats.t.sf(abs(mean) / np.sqrt(total), freedom))
+    return Difference(seeds, mean, np.sqrt(total), freedom, low, high, p, permutation_p(difference))
+
+
+def permutation_p(difference: np.ndarray) -> float:
+    """Two-sided p of a mean difference (S,) under sign changes: exact to 13 seeds, then drawn."""
+    test = stats.permutation_test(
+        (difference, np.zeros_like(difference)),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=9999,
+        rng=np.random.default_rng(0),
+    )
+    return float(test.pvalue)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's correction for the number of comparisons; NaN (no test was possible) counts as 1."""
+    if len(p) == 0:
+        return np.array([])
+    return multipletests(np.nan_to_num(p, nan=1.0), alpha=LEVEL, method="holm")[1]
+
+
+def verdict(difference: Difference, p_corrected: float) -> str:
+    """`better` or `worse` where test and interval both exclude zero, otherwise `undecided`."""
+    if not p_corrected < LEVEL or difference.low <= 0.0 <= difference.high:
+        return "undecided"
+    return "better" if difference.mean > 0 else "worse"

@@ -1,0 +1,102 @@
+"""Tables, figures and CSV from run records.
+
+python scripts/report.py                                   results/runs -> results/, and the
+README's block python scripts/report.py records=outputs/runs              -> outputs/report
+python scripts/report.py records=a,b out=FOLDER models=ENCODER,roberta-base
+python scripts/report.py --check                           fail where results/ is not what its
+records say
+"""
+
+import sys
+from pathlib import Path
+
+from entry import start
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYS = ("records", "out", "models")
+
+
+def main() -> None:
+    from craft.errors import InputError
+    from craft.report.build import build, differing, readme_with
+    from craft.report.load import load
+    from craft.storage import write_text
+
+    options = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    if odd := [key for key in options if key not in (*KEYS, "--check")]:
+        raise InputError(f"{odd[0]!r} is not one of {', '.join(f'{k}=...' for k in KEYS)}, --check")
+    results = ROOT / "results"
+    given = [Path(folder) for folder in options.get("records", "").split(",") if folder]
+    out = Path(options.get("out") or (ROOT / "outputs" / "report" if given else results))
+    for folder in given:
+        if not folder.is_dir():
+            raise InputError(f"records: there is no folder {folder}")
+    records = load(given or [results / "runs"], ROOT / "configs")
+    models = _stacks(options.get("models"))
+    report = build(records, results / "published", ROOT / "configs", models)
+    for problem in report.problems:
+        print(f"warning: left out: {problem}", file=sys.stderr)
+    readme = ROOT / "README.md" if out.resolve() == results else None
+    if "--check" in options:
+        if changed := differing(report, out, readme):
+            print(f"{out} is not what its records say:", *changed, sep="\n  ", file=sys.stderr)
+            sys.exit(1)
+        print(f"{out} is what its {len(records.runs)} records say")
+        return
+    report.write(out)
+    if readme is not None and readme.is_file():
+        text = readme.read_text(encoding="utf-8")
+        if (filled := readme_with(text, report.block())) is not None and filled != text:
+            write_text(readme, filled)
+    for table in report.main:
+        _show(table)
+    print(
+        f"{len(records.runs)} runs, {len(records.unsuccessful)} failed or diverged, "
+        f"{len(report.problems)} left out: {len(report.tables)} tables and {len(report.drawn)} "
+        f"figures in {out}"
+    )
+
+
+def _stacks(models: str | None) -> list:
+    """The weights for the PCA and the spectra: folders or names on the hub; by default the mini
+    RoBERTa's, if there."""
+    from craft.models import locate
+    from craft.report.weights import read_stacks
+
+    mini = ROOT / "results" / "models" / "roberta-mini"
+    if models is None:
+        return [read_stacks(mini, mini.name)] if (mini / "model.safetensors").is_file() else []
+    found = []
+    for model in filter(None, models.split(",")):
+        path = model if Path(model).is_dir() else None
+        backbone = locate({"path": path, "repository": model, "revision": None})
+        found.append(read_stacks(backbone.folder, Path(model).name))
+    return found
+
+
+def _show(table) -> None:
+    """A table on the screen; in a window too narrow for it, block after block of columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 500)
+    rows = [row + [""] * (len(table.header) - len(row)) for row in table.rows]
+    widths = [max(map(len, column)) + 3 for column in zip(table.header, *rows, strict=True)]
+    blocks: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        if sum(widths[c] for c in (0, *blocks[-1], column)) > console.width and blocks[-1]:
+            blocks.append([])
+        blocks[-1].append(column)
+    for block in blocks:
+        shown = Table(title=table.title, title_justify="left")
+        for column in (0, *block):
+            shown.add_column(table.header[column], justify="right" if column else "left")
+        for row in rows:
+            shown.add_row(*(row[column] for column in (0, *block)))
+        console.print(shown)
+    for note in table.notes:
+        console.print(f"- {note}", highlight=False)
+
+
+if __name__ == "__main__":
+    start(main)

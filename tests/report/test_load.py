@@ -1,0 +1,199 @@
+"""Records of every kind: what reaches the tables, by which name, and what is left out by name."""
+
+import json
+
+import pandas as pd
+import pytest
+from made_records import CONFIGS, make_folder, make_run
+
+from craft.report.load import load
+from craft.report.scores import cell_text, cells, rows, score_table
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    make_folder(place, tasks=("rte", "cola"), seeds=3)
+    return place
+
+
+def test_one_row_per_run_and_metric(folder):
+    records = load([folder], CONFIGS)
+    assert len(records.runs) == 2 * 3 * 3
+    assert len(records.scores) == 9 * 1 + 9 * 2  # RTE has one metric, CoLA two
+    made = json.loads(next(folder.glob("cola-lora-*-s1-*/record.json")).read_text())
+    chosen = records.scores[records.scores["id"] == made["id"]].set_index("metric")
+    assert chosen.loc["accuracy", "best"] == made["result"]["score"]["best"]["accuracy"]
+    assert chosen.loc["matthews", "last"] == made["result"]["score"]["last"]["matthews"]
+    assert list(chosen["is_headline"]) == [True, False]
+    row = chosen.iloc[0]
+    assert (row["suite"], row["model"], row["method"], row["seed"]) == (
+        "mini",
+        "roberta_mini",
+        "LoRA",
+        1,
+    )
+    assert (row["parameters_adapter"], row["parameters_head"]) == (294_912, 592_130)
+    assert row["parameters_backbone"] == 124_055_040
+    assert (row["best_epoch"], row["epochs"], row["n_dev"]) == (2, 3, 60)
+    assert not records.left_out and records.unsuccessful.empty
+
+
+def test_damaged_foreign_and_older_records_are_named_and_left_out(tmp_path):
+    good = make_run(tmp_path, "rte", seed=0)
+    other = make_run(tmp_path, "rte", seed=1)
+    foreign = make_run(tmp_path, "rte", seed=2)
+    paths = {
+        made["provenance"]["name"]: tmp_path / made["provenance"]["name"] / "record.json"
+        for made in (good, other, foreign)
+    }
+    old, lacking = paths[other["provenance"]["name"]], paths[foreign["provenance"]["name"]]
+    old.write_text(json.dumps(other | {"schema": 0}))
+    lacking.write_text(json.dumps({k: v for k, v in foreign.items() if k != "provenance"}))
+    for name, text in (("damaged", '{"schema": 1'), ("alien", '{"a": 1}'), ("list", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(text)
+    changed = json.loads(make_run_text(tmp_path))
+    changed["result"]["score"]["best"]["accuracy"] = 0.99
+    (tmp_path / "typed").mkdir()
+    (tmp_path / "typed" / "record.json").write_text(json.dumps(changed))
+    records = load([tmp_path], CONFIGS)
+    assert list(records.runs["name"]) == [good["provenance"]["name"]]
+    assert len(records.left_out) == 6
+    for name in (str(old), str(lacking), "/damaged/", "/alien/", "/list/", "/typed/"):
+        assert sum(name in line for line in records.left_out) == 1, name
+
+
+def make_run_text(folder):
+    made = make_run(folder / "aside", "rte", seed=0)
+    path = next((folder / "aside").glob("*/record.json"))
+    text = path.read_text()
+    path.unlink()
+    assert made["result"]["score"]["best"]["accuracy"] != 0.99
+    return text
+
+
+def test_failed_and_diverged_runs_are_apart(tmp_path):
+    make_run(tmp_path, "rte", seed=0)
+    make_run(tmp_path, "rte", seed=1, status="failed")
+    make_run(tmp_path, "rte", seed=2, status="diverged")
+    records = load([tmp_path], CONFIGS)
+    assert list(records.runs["seed"]) == [0]
+    assert sorted(records.unsuccessful["status"]) == ["diverged", "failed"]
+    assert set(records.unsuccessful["error"]) == {"", "InputError: no"}
+
+
+def test_suite_and_model_come_from_the_record(tmp_path):
+    for model, source in (
+        ("roberta_mini", "mini"),
+        ("roberta_base", "local"),
+        ("roberta_base", "mini"),
+        ("roberta_mini", "local"),
+        ("local", "local"),
+    ):
+        make_run(tmp_path, model=model, source=source)
+    found = load([tmp_path], CONFIGS).runs[["suite", "model"]]
+    assert set(found.itertuples(index=False, name=None)) == {
+        ("mini", "roberta_mini"),
+        ("paper", "roberta_base"),
+        ("mini", "roberta_base"),
+        ("small", "roberta_mini"),
+        ("small", "local-aaaaaaaa"),
+    }
+
+
+def test_settings_tell_rows_apart_and_no_seed_counts_twice(tmp_path):
+    make_run(tmp_path, seed=0)
+    make_run(tmp_path, seed=0, peft={"ranks": [12, 32, 32]})
+    make_run(tmp_path, seed=0, train={"lr": 0.5})
+    make_run(
+        tmp_path, seed=1, train={"precision": "bf16"}
+    )  # another seed: how it was computed does not matter
+    make_run(tmp_path, seed=1, train={"threads": 2}, method="lora")
+    make_run(tmp_path, seed=1, train={"threads": 4}, method="lora")
+    records = load([tmp_path], CONFIGS)
+    found = records.runs.groupby(["method", "settings"])["seed"].apply(list).to_dict()
+    assert found == {
+        ("CRAFT", ""): [0, 1],
+        ("CRAFT", "ranks=(12, 32, 32)"): [0],
+        ("CRAFT", "lr=0.5"): [0],
+        ("LoRA", "threads=2"): [1],
+        ("LoRA", "threads=4"): [1],
+    }
+
+
+def test_open_settings_of_an_unknown_encoder_show_only_where_they_vary(tmp_path):
+    make_run(tmp_path, "rte", model="local", source="local", train={"lr": 0.001})
+    make_run(tmp_path, "cola", model="local", source="local", train={"lr": 0.002})
+    make_run(tmp_path, "cola", model="local", source="local", train={"lr": 0.004})
+    found = load([tmp_path], CONFIGS).runs
+    assert dict(found.groupby("task")["settings"].apply(list)) == {
+        "rte": [""],
+        "cola": ["lr=0.002", "lr=0.004"],
+    }
+
+
+def test_other_weights_under_one_name_are_another_model(tmp_path):
+    make_run(tmp_path, "rte")
+    make_run(tmp_path, "cola", weights="b" * 64)
+    found = load([tmp_path], CONFIGS).runs
+    assert set(found["model"]) == {"roberta_mini-aaaaaaaa", "roberta_mini-bbbbbbbb"}
+
+
+def test_a_run_in_two_folders_counts_once(folder):
+    assert len(load([folder, folder], CONFIGS).runs) == 18
+
+
+def test_no_records(tmp_path):
+    records = load([tmp_path], CONFIGS)
+    assert records.runs.empty and records.scores.empty and cells(records.runs).empty
+
+
+def test_cells_are_own_arithmetic(tmp_path):
+    for seed, best in enumerate((0.5, 0.7, 0.9, 0.6)):
+        make_run(tmp_path, "rte", seed=seed, best=best, last_drop=0.1)
+    make_run(tmp_path, "cola", seed=0, quality=0)
+    found = cells(load([tmp_path], CONFIGS).runs).set_index("task")
+    rte = found.loc["rte"]
+    assert rte["n"] == 4 and rte["seeds"] == "0 1 2 3"
+    assert rte["median"] == pytest.approx(0.65) and rte["mean"] == pytest.approx(0.675)
+    assert rte["sd"] == pytest.approx((((0.175**2) + 0.025**2 + 0.225**2 + 0.075**2) / 3) ** 0.5)
+    assert rte["last_median"] == pytest.approx(0.55) and rte["last_mean"] == pytest.approx(0.575)
+    assert found.loc["cola", "collapsed"] == 1 and found.loc["cola", "median"] == 0.0
+    assert pd.isna(found.loc["cola", "sd"])
+    assert cell_text(rte) == "65.0 ± 17.1 / 55.0 (4)"
+    assert cell_text(found.loc["cola"]) == "0.0 / -1.0 (1; c1)"
+    assert cell_text(None) == "-"
+
+
+def test_average_needs_every_task_of_the_table(tmp_path):
+    for task, best in (("rte", 0.6), ("cola", 0.4)):
+        make_run(tmp_path, task, best=best)
+    make_run(tmp_path, "rte", "lora", best=0.8)
+    table = score_table(cells(load([tmp_path], CONFIGS).runs), "mini", "roberta_mini")
+    assert table.header[-1] == "mean of 2"
+    by_method = {row[0]: row for row in table.rows}
+    assert by_method["CRAFT"][-1] == "50.0"
+    assert by_method["LoRA"][3:] == ["-", "80.0 / 79.0 (1)", "-"]
+    assert "CoLA, RTE" in " ".join(table.notes)
+    assert "synthetic, not GLUE" in table.title
+
+
+def test_a_start_from_mnli_is_a_row_of_its_own(tmp_path):
+    make_run(tmp_path, "rte", best=0.6)
+    make_run(tmp_path, "cola", best=0.4)
+    for seed in (0, 1):
+        make_run(tmp_path, "rte", seed=seed, best=0.8, start_from="mnli")
+    found = cells(load([tmp_path], CONFIGS).runs)
+    plain, started = rows(found)
+    assert (plain.name, started.name) == ("CRAFT", "CRAFT (MNLI start)")
+    assert plain.average(("rte", "cola")) == pytest.approx(0.5)
+    assert started.average(("rte", "cola")) == pytest.approx(0.6)
+    assert "(2; m)" in cell_text(started.cells["rte"]) and started.cells["cola"]["start_from"] == ""
+
+
+def test_other_data_is_never_in_the_same_row(tmp_path):
+    make_run(tmp_path, "rte", seed=0, source="local")
+    make_run(tmp_path, "rte", seed=1, source="hub")
+    settings = list(load([tmp_path], CONFIGS).runs["settings"])
+    assert len(set(settings)) == 2 and all(s.startswith("data=") for s in settings)

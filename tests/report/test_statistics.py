@@ -1,0 +1,209 @@
+"""Metrics on resampled examples, intervals and paired tests against known cases."""
+
+import itertools
+
+import numpy as np
+import pytest
+from made_records import CONFIGS, make_run
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from craft.errors import InputError
+from craft.report.load import load
+from craft.report.predictions import score
+from craft.report.statistics import (
+    DRAWS,
+    Difference,
+    bootstrap_scores,
+    example_weights,
+    holm,
+    interval,
+    paired_difference,
+    permutation_p,
+    verdict,
+)
+from craft.report.sureness import Resampled, comparison_table, comparisons, intervals
+
+SLOW_TWINS = {
+    "accuracy": accuracy_score,
+    "f1": f1_score,
+    "matthews": matthews_corrcoef,
+    "pearson": lambda y, x: stats.pearsonr(y, x)[0],
+    "spearman": lambda y, x: stats.spearmanr(y, x)[0],
+}
+
+
+@pytest.mark.parametrize("metric", SLOW_TWINS)
+def test_metric_on_weights_is_the_metric_on_repeated_examples(metric):
+    generator = np.random.default_rng(0)
+    if metric in ("pearson", "spearman"):
+        labels = np.round(generator.random(40) * 5, 1)
+        predicted = np.round(labels[:, None] + generator.normal(size=(40, 3)), 1)  # with ties
+    else:
+        labels = generator.integers(2, size=40)
+        predicted = np.where(generator.random((40, 3)) < 0.7, labels[:, None], 1 - labels[:, None])
+    weights = next(example_weights(40, 5))
+    found = score(metric, labels, predicted, weights)
+    for b, r in itertools.product(range(5), range(3)):
+        repeated = np.repeat(np.arange(40), weights[b])
+        expected = SLOW_TWINS[metric](labels[repeated], predicted[repeated, r])
+        assert found[b, r] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["matthews", "pearson", "spearman"])
+def test_a_correlation_with_a_constant_is_zero(metric):
+    labels = np.array([0, 1, 1, 0])
+    assert score(metric, labels, np.ones((4, 1)), np.ones((1, 4))) == 0.0
+
+
+def test_f1_of_three_classes_is_refused():
+    with pytest.raises(InputError, match="two classes"):
+        score("f1", np.array([0, 1, 2]), np.zeros((3, 1)), np.ones((1, 3)))
+
+
+def test_every_bootstrap_sample_has_n_examples_whatever_the_blocks(monkeypatch):
+    whole = np.concatenate(list(example_weights(7, 50)))
+    assert whole.shape == (50, 7) and (whole.sum(1) == 7).all()
+    monkeypatch.setattr("craft.report.statistics.CHUNK", 70)
+    assert len(list(example_weights(7, 50))) == 5
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    """A known accuracy of 0.8, ten seeds that see it independently, 150 examples: 95 % nominal."""
+    generator, covered = np.random.default_rng(1), 0
+    for trial in range(60):
+        labels = np.zeros(150, dtype=int)
+        predicted = (generator.random((150, 10)) > 0.8).astype(int)
+        resampled = bootstrap_scores("accuracy", labels, predicted, draws=200, seed=trial)
+        low, high = interval(resampled, "mean")
+        covered += low <= 0.8 <= high
+    assert 54 <= covered <= 60
+
+
+def test_interval_of_one_seed_is_over_examples_alone():
+    labels, predicted = np.zeros(400, dtype=int), (np.arange(400) < 80).astype(int)[:, None]
+    low, high = interval(bootstrap_scores("accuracy", labels, predicted))
+    half = 1.96 * (0.8 * 0.2 / 400) ** 0.5
+    assert (low, high) == (
+        pytest.approx(0.8 - half, abs=0.008),
+        pytest.approx(0.8 + half, abs=0.008),
+    )
+
+
+def test_without_noise_of_examples_the_test_is_scipys_paired_t_test():
+    a, b = np.array([0.80, 0.82, 0.85, 0.83]), np.array([0.79, 0.80, 0.80, 0.83])
+    still = np.zeros((DRAWS, 4))
+    found = paired_difference(a, b, a + still, b + still)
+    assert found.p == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    assert found.freedom == pytest.approx(3)
+    assert found.mean == pytest.approx(0.02)
+
+
+def test_noise_of_examples_widens_the_test():
+    a, b = np.array([0.80, 0.82, 0.85, 0.83]), np.array([0.79, 0.80, 0.80, 0.83])
+    noise = np.random.default_rng(0).normal(scale=0.02, size=(DRAWS, 1))
+    found = paired_difference(a, b, a + noise, b + np.zeros((DRAWS, 1)))
+    spread = np.var(a - b, ddof=1) / 4
+    assert found.standard_error == pytest.approx((spread + noise.var(ddof=1)) ** 0.5)
+    assert found.p > stats.ttest_rel(a, b).pvalue and found.freedom > 3
+
+
+def test_exact_permutation_by_hand():
+    difference = np.array([0.3, -0.1, 0.2])
+    signs = np.array(list(itertools.product((1, -1), repeat=3)))
+    means = (signs * difference).mean(1)
+    by_hand = (np.abs(means) >= abs(difference.mean()) - 1e-12).mean()
+    assert permutation_p(difference) == pytest.approx(by_hand) == 0.5
+    assert permutation_p(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 2**5)
+
+
+def test_holm_by_hand():
+    assert holm(np.array([0.01, 0.04, 0.03])) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm(np.array([0.01, np.nan])) == pytest.approx([0.02, 1.0])
+    assert len(holm(np.array([]))) == 0
+
+
+def test_smallest_detectable_difference_is_found_in_four_of_five_cases():
+    seeds, sigma = 6, 0.01
+    generator, found = np.random.default_rng(2), 0
+    true = Difference(seeds, 0.0, sigma / seeds**0.5, seeds - 1, 0, 0, 1, 1).smallest_detectable()
+    for _ in range(2000):
+        drawn = generator.normal(true, sigma, seeds)
+        found += stats.ttest_1samp(drawn, 0).pvalue < 0.05
+    assert 0.74 < found / 2000 < 0.86
+
+
+def test_a_verdict_is_never_equal():
+    def of(mean, low, high):
+        return Difference(5, mean, 0.01, 4, low, high, 0.01, 0.06)
+
+    assert verdict(of(0.02, 0.01, 0.03), 0.01) == "better"
+    assert verdict(of(-0.02, -0.03, -0.01), 0.01) == "worse"
+    assert verdict(of(0.02, -0.01, 0.03), 0.01) == "undecided"
+    assert verdict(of(0.02, 0.01, 0.03), 0.2) == "undecided"
+    assert verdict(of(0.02, 0.01, 0.03), float("nan")) == "undecided"
+    assert (
+        verdict(paired_difference(*[np.ones(3)] * 2, *[np.ones((DRAWS, 3))] * 2), 1.0)
+        == "undecided"
+    )
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    for seed in range(4):
+        make_run(place, "cola", "craft", seed, quality=0.95, n=300)
+        make_run(place, "cola", "head", seed, quality=0.6, n=300)
+        make_run(place, "cola", "lora", seed, quality=0.95, n=300)
+    make_run(place, "rte", "craft", 0, quality=0.95)
+    make_run(place, "rte", "lora", 0, quality=0.5)
+    return load([place], CONFIGS)
+
+
+def test_comparisons_decide_what_the_data_can_and_nothing_else(records):
+    found = comparisons(records.runs, Resampled(records), "mini", "roberta_mini")
+    found = found.set_index(["against", "task"])
+    assert found.loc[("Head only", "cola"), "verdict"] == "better"
+    assert found.loc[("LoRA", "cola"), "verdict"] == "undecided"  # as good, not shown to be
+    assert found.loc[("LoRA", "rte"), "verdict"] == "undecided"  # one seed
+    assert found.loc[("LoRA", "rte"), "n"] == 1
+    p = found["p"].dropna().to_numpy()
+    assert found["p_holm"].dropna().to_numpy() == pytest.approx(holm(p))
+    ours = records.runs[(records.runs["task"] == "cola")].groupby("method")["best"].mean()
+    assert found.loc[("Head only", "cola"), "difference"] == pytest.approx(
+        100 * (ours["CRAFT"] - ours["Head only"])
+    )
+    assert "equal" not in comparison_table(found.reset_index(), "mini", "roberta_mini").markdown()
+
+
+def test_without_predictions_there_is_no_interval_and_no_decision(records, tmp_path):
+    for seed in range(3):
+        for method, quality in (("craft", 0.95), ("lora", 0.5)):
+            made = make_run(tmp_path, "rte", method, seed, quality=quality)
+            (tmp_path / made["provenance"]["name"] / "predictions.safetensors").unlink()
+    bare = load([tmp_path], CONFIGS)
+    resampled = Resampled(bare)
+    assert intervals(bare.runs, resampled)["low"].isna().all()
+    assert list(comparisons(bare.runs, resampled, "mini", "roberta_mini")["verdict"]) == [
+        "undecided"
+    ]
+
+
+def test_predictions_of_another_run_are_named_and_not_used(tmp_path):
+    first, second = (make_run(tmp_path, "rte", seed=seed) for seed in (0, 1))
+    path, other = (
+        tmp_path / made["provenance"]["name"] / "predictions.safetensors"
+        for made in (first, second)
+    )
+    path.write_bytes(other.read_bytes())
+    resampled = Resampled(load([tmp_path], CONFIGS))
+    assert set(resampled.scores) == {second["id"]}
+    assert str(path) in resampled.problems[0]
+
+
+def test_bootstrap_agrees_with_the_recorded_score(records):
+    """The predictions' own score lies within what resampling gives around it."""
+    resampled = Resampled(records)
+    for run, best in records.runs["best"].items():
+        low, high = np.quantile(resampled.scores[run], [0.001, 0.999])
+        assert low <= best <= high
