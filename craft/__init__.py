@@ -3,7 +3,8 @@
     from craft import CraftConfig
     model = get_peft_model(model, CraftConfig(ranks=(24, 100, 100)))
 
-Importing this package registers its tuners with peft, which is needed before an adapter of theirs is loaded.
+Importing this package registers its tuners with peft, which is needed before one of their adapters
+is loaded.
 """
 
 from craft.tucker import use_cache

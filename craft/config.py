@@ -1,6 +1,7 @@
 """The whole config of a run, resolved and checked before anything is loaded."""
 
 import copy
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -11,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from craft.errors import InputError
+from craft.errors import InputError, first_line
 from craft.glue.tasks import Task
 
 MODES = ("train", "evaluate", "predict")
@@ -45,7 +46,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _one_of("train.precision", self.precision, ("fp32", "bf16", "fp16"))
         _one_of("train.batching", self.batching, ("packed", "padded"))
-        _one_of("train.device", self.device, ("cpu", "cuda"))
+        if not isinstance(self.tf32, bool):
+            raise InputError(f"train.tf32 must be true or false, not {self.tf32!r}")
         for name in (
             "epochs",
             "batch_size",
@@ -61,6 +63,9 @@ class TrainSettings:
             _number(f"train.{name}", getattr(self, name), 0.0, float("inf"))
         for name in ("warmup", "beta1", "beta2"):
             _number(f"train.{name}", getattr(self, name), 0.0, 1.0)
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) == 1:
+                raise InputError(f"train.{name} must be below 1")
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"train.batch_size {self.batch_size} is not a multiple of train.accumulate {self.accumulate}"
@@ -93,13 +98,17 @@ def check(cfg: DictConfig) -> RunConfig:
 
     InputError names the first value that is missing or impossible, and what would be allowed."""
     values = _resolve(cfg)
-    train = dict(values["train"])
+    floats = {f.name for f in fields(TrainSettings) if f.type is float}
+    train = {  # 1 and 1.0 are one value
+        k: float(v) if k in floats and type(v) is int else v for k, v in values["train"].items()
+    }
+    if odd := set(train) ^ {f.name for f in fields(TrainSettings)}:
+        raise InputError(f"train: keys {sorted(odd)} are unknown or missing")
+    _one_of("train.device", train["device"], ("auto", "cpu", "cuda"))
     if train["device"] == "auto":
         train["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     elif train["device"] == "cuda" and not torch.cuda.is_available():
         raise InputError("train.device=cuda, but torch sees no CUDA device; take auto or cpu")
-    if odd := set(train) ^ {f.name for f in fields(TrainSettings)}:
-        raise InputError(f"train: keys {sorted(odd)} are unknown or missing")
     task = Task.from_config(values["task"])
     _one_of("mode", values["mode"], MODES)
     _whole("seed", values["seed"], 0)
@@ -155,7 +164,7 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise InputError(str(error).splitlines()[0]) from error
+        raise InputError(first_line(error)) from error
     assert isinstance(values, dict)
     values["recipe"] = {"source": row.get("source")}
     for key, value in flatten(values):
@@ -184,5 +193,6 @@ def _whole(name: str, value: Any, least: int) -> None:
 
 
 def _number(name: str, value: Any, least: float, most: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not least <= value <= most:
         raise InputError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}")

@@ -1,8 +1,10 @@
 """What a run ran on and with: the one place that looks at the machine, the environment variables and git."""
 
+import getpass
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import subprocess
 from pathlib import Path
@@ -51,10 +53,33 @@ def hardware(device: torch.device) -> dict[str, Any]:
             if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    facts: dict[str, Any] = {"cpu": cpu, "cores": os.cpu_count(), "gpu": None, "cuda": None}
+    facts: dict[str, Any] = {"cpu": cpu, "cores": os.cpu_count()}
+    facts |= {"gpu": None, "cuda": None, "driver": None}
     if device.type == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+        module = Path("/proc/driver/nvidia/version")
+        found = re.search(r"\d{3,}\.\d[\d.]*", module.read_text() if module.exists() else "")
+        facts["driver"] = found[0] if found else None
     return facts
+
+
+def anonymous(content: Any) -> Any:
+    """JSON content with $USER and $HOSTNAME where a path holds the user's or the machine's name."""
+    if isinstance(content, dict):
+        return {key: anonymous(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [anonymous(value) for value in content]
+    if not isinstance(content, str):
+        return content
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = ""
+    for variable, name in (("$USER", user), ("$HOSTNAME", platform.node())):
+        if name:
+            part = rf"(?<=/){re.escape(name)}(?![^/\s\"'])"  # a whole part of a path
+            content = re.sub(part, lambda _, v=variable: v, content)
+    return content
 
 
 def peak_memory_megabytes(device: torch.device) -> dict[str, float | None]:

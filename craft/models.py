@@ -9,15 +9,20 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from craft.errors import InputError
+from craft.errors import InputError, first_line
 from craft.glue.tasks import Task
 from craft.storage import sha256
+from craft.tuners.targets import check_targets
 
 FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "tokenizer*"]
+# without one of these transformers makes up a tokenizer
+VOCABULARY = ("tokenizer.json", "vocab.*", "*.model")
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,20 @@ def _download(repository: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
     except Exception as error:  # the hub's client raises errors of many kinds
-        reason = str(error).strip().splitlines()[0] or type(error).__name__
         raise InputError(
-            f"{repository} is neither reachable nor cached ({reason}); give a local copy: model.path=FOLDER"
+            f"{repository} is neither reachable nor cached ({first_line(error)}); "
+            "give a local copy: model.path=FOLDER"
         ) from error
 
 
 def tokenizer_of(backbone: Backbone) -> Any:
-    return AutoTokenizer.from_pretrained(backbone.folder, trust_remote_code=False)
+    """InputError where the folder holds no tokenizer."""
+    if not any(file for pattern in VOCABULARY for file in backbone.folder.glob(pattern)):
+        raise InputError(f"{backbone.folder} holds no tokenizer (tokenizer.json or a vocabulary)")
+    try:
+        return AutoTokenizer.from_pretrained(backbone.folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{backbone.folder}: the tokenizer: {first_line(error)}") from error
 
 
 def heads(model: nn.Module) -> list[str]:
@@ -73,20 +84,21 @@ def heads(model: nn.Module) -> list[str]:
 def build(backbone: Backbone, task: Task, head_seed: int) -> nn.Module:
     """The encoder of a folder with a fresh classification head drawn from `head_seed`, float32, on the CPU.
 
-    Weights that the folder lacks outside the head (an unused pooler) are drawn from the same seed. InputError where the
-    architecture has no classification model or its layers are shared over the depth."""
-    config = AutoConfig.from_pretrained(
-        backbone.folder, trust_remote_code=False, num_labels=task.outputs
-    )
+    Weights that the folder lacks outside the head (an unused pooler) are drawn from the same seed.
+    InputError where the architecture has no classification model, and where weights of the encoder
+    are damaged or missing."""
     torch.manual_seed(head_seed)
     try:
+        config = AutoConfig.from_pretrained(
+            backbone.folder, trust_remote_code=False, num_labels=task.outputs
+        )
         with _quiet():
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 backbone.folder, config=config, dtype=torch.float32, output_loading_info=True,
                 trust_remote_code=False, use_safetensors=True,
             )  # fmt: skip
-    except (OSError, ValueError) as error:
-        raise InputError(f"{backbone.folder}: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{backbone.folder}: {first_line(error)}") from error
     prefixes = tuple(f"{name}." for name in (*heads(model), f"{model.base_model_prefix}.pooler"))
     lacking = sorted(key for key in info["missing_keys"] if not key.startswith(prefixes))
     if lacking:
@@ -127,6 +139,9 @@ def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
         # peft's second list of heads for this task type, which ours repeats by intent
         warnings.filterwarnings("ignore", message=".*modules_to_save.*")
         try:
+            targets = getattr(config, "target_modules", None)
+            if targets not in (None, DUMMY_TARGET_MODULES):
+                check_targets(model, config)  # peft's message would not name them
             return get_peft_model(model, config)
         except ValueError as error:
             raise InputError(f"method {method['label']}: {' '.join(str(error).split())}") from error
@@ -142,7 +157,7 @@ def peft_config(method: Mapping[str, Any], modules_to_save: list[str]) -> PeftCo
         return instantiate({**method["peft"], **fields}, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
-        raise InputError(f"method {method['label']}: {str(cause).splitlines()[0]}") from error
+        raise InputError(f"method {method['label']}: {first_line(cause)}") from error
 
 
 def trained(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:

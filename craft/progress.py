@@ -24,7 +24,6 @@ class ProgressLine:
         self.copy: Tensor | None = None
         self.copied_step = 0
         self.loss = math.nan
-        self.epoch_start = 0
 
     def __enter__(self) -> "ProgressLine":
         self.bar.start()
@@ -45,15 +44,16 @@ class ProgressLine:
 
     def _read(self, progress: Any, running: Tensor) -> None:
         """Show the copy made ten steps ago, and start the next."""
-        if self.copy is not None and self.copied_step > self.epoch_start:
-            self.loss = float(self.copy) / (self.copied_step - self.epoch_start)
+        epoch_start = progress.history[-1]["step"] if progress.history else 0
+        if self.copy is not None:
+            self.loss = float(self.copy) / (self.copied_step - epoch_start)
         self.copy = torch.empty((), device="cpu", pin_memory=running.is_cuda)
         self.copy.copy_(running, non_blocking=True)
         self.copied_step = progress.step
 
     def _epoch(self, progress: Any) -> None:
         last = progress.history[-1]
-        self.loss, self.epoch_start, self.copy = last["loss"], progress.step, None
+        self.loss, self.copy = last["loss"], None
         if self.bar.disable:
             print(
                 f"{self.label}  epoch {progress.epoch}  step {progress.step}  loss {last['loss']:.4f}  "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from craft.config import RunConfig, flatten
+from craft.environment import anonymous
 from craft.errors import InputError
 from craft.storage import sha256, write_json
 
@@ -91,12 +92,12 @@ def _without_defaults(peft: Mapping[str, Any]) -> dict[str, Any]:
     module, _, name = peft["_target_"].rpartition(".")
     try:
         target = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"method.peft._target_: {peft['_target_']} does not exist") from error
-    defaults = {
-        f.name: f.default_factory() if f.default_factory is not MISSING else f.default
-        for f in fields(target)
-    }
+        defaults = {
+            f.name: f.default_factory() if f.default_factory is not MISSING else f.default
+            for f in fields(target)
+        }
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"method.peft._target_: {peft['_target_']} is no PeftConfig") from error
 
     def plain(value: Any) -> Any:
         return (
@@ -125,12 +126,13 @@ class RunFolder:
 
     @classmethod
     def of(cls, config: RunConfig, run_id: str) -> "RunFolder":
-        method = (
-            str(config.method["peft"]["_target_"]).rpartition(".")[2].removesuffix("Config").lower()
-        )
-        label = "".join(c if c.isalnum() else "_" for c in config.method["label"].lower()) or method
-        name = f"{config.task.name}-{label}-{config.model['name']}-s{config.seed}-{run_id[:10]}"
-        return cls(config.outputs / "runs" / name)
+        """The run's folder, also where the model or the method had another name when it was made."""
+        runs, ending = config.outputs / "runs", f"-{run_id[:10]}"
+        for folder in sorted(runs.glob(f"*{ending}")):
+            return cls(folder)
+        label = "".join(c if c.isalnum() else "_" for c in config.method["label"].lower())
+        name = f"{config.task.name}-{label}-{config.model['name']}-s{config.seed}{ending}"
+        return cls(runs / name)
 
     @property
     def record(self) -> Path:
@@ -172,10 +174,10 @@ def make(
         "protocol": PROTOCOL,
         "id": run_id,
         "status": status,
-        "error": error,
+        "error": anonymous(error),
         "result_sha256": None if result is None else digest(result),
         "result": result,
-        "provenance": provenance,
+        "provenance": anonymous(provenance),
     }
 
 

@@ -35,7 +35,10 @@ def run(
 ) -> dict[str, Any]:
     """Carry out one run and return its record; where its ok record exists, say so and return that one.
 
-    `donor` is the run whose adapter and head this one starts from (`start_from`), which must be finished. A run that fails leaves a `failed` record and the exception; one that is interrupted, a checkpoint."""
+    `donor` is the run whose adapter and head this one starts from (`start_from`), which must be
+    finished. A run that fails leaves a `failed` record and the exception; one that is interrupted,
+    a checkpoint; one whose input is refused, nothing."""
+    models.peft_config(config.method, modules_to_save=[])  # refused before anything is read
     backbone = models.locate(config.model)
     data = sources.load(config.task, config.data, ("train", *config.task.dev))
     kept = record.identity(config, backbone.digest, data.digest)
@@ -80,19 +83,19 @@ def run(
     except (Interrupted, KeyboardInterrupt):
         _end_attempt(folder, attempts, time.monotonic() - started, "interrupted")
         raise
+    except InputError:
+        _forget_attempt(folder, attempts)
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         _end_attempt(folder, attempts, time.monotonic() - started, "failed")
-        failure = {"attempts": attempts, "traceback": traceback.format_exc().splitlines()[-12:]}
+        failure = _spent(attempts) | {"traceback": traceback.format_exc().splitlines()[-12:]}
         record.write(
             folder.record, record.make(run_id, "failed", None, provenance | failure, reason)
         )
         raise
     _end_attempt(folder, attempts, time.monotonic() - started, made["status"])
-    made["provenance"] |= {
-        "attempts": attempts,
-        "seconds": round(sum(a["seconds"] for a in attempts), 3),
-    }
+    made["provenance"] |= _spent(attempts)
     record.write(folder.record, made)
     folder.checkpoint.unlink(missing_ok=True)
     say(f"{folder.path.name}: {made['status']}, {_headline(made)}; {folder.record}")
@@ -138,7 +141,7 @@ def _train(
 
         return score(config.task, logits, labels)  # type: ignore[arg-type]
 
-    with line:
+    with line, log:
         fitted = fit(
             model,
             Loop(
@@ -184,6 +187,7 @@ def _train(
             "attach_seconds": round(attach_seconds, 3),  # the decomposition included
             "train_seconds": round(progress.train_seconds, 3),
             "eval_seconds": round(progress.eval_seconds, 3),
+            "epoch_seconds": progress.epoch_seconds,
             "steps_per_second": round(progress.step / max(progress.train_seconds, 1e-9), 3),
             "tokens_per_second": round(progress.tokens / max(progress.train_seconds, 1e-9), 1),
             "peak_megabytes": environment.peak_memory_megabytes(torch.device(config.train.device)),
@@ -314,3 +318,16 @@ def _end_attempt(
 ) -> None:
     attempts[-1] |= {"seconds": round(seconds, 3), "ended": how}
     write_json(folder.attempts, attempts)
+
+
+def _forget_attempt(folder: record.RunFolder, attempts: list[dict[str, Any]]) -> None:
+    """Leave a run as it was before this attempt, which ended at the door."""
+    attempts.pop()
+    if attempts:
+        write_json(folder.attempts, attempts)
+    else:
+        shutil.rmtree(folder.path)
+
+
+def _spent(attempts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"attempts": attempts, "seconds": round(sum(a["seconds"] for a in attempts), 3)}

@@ -11,6 +11,11 @@ from craft.errors import InputError
 class NoTracker:
     """logger=none: nothing is logged anywhere but in the record."""
 
+    def __enter__(self) -> "NoTracker":
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
     def log(self, values: Mapping[str, Any], step: int) -> None: ...
 
     def finish(self, record: Mapping[str, Any]) -> None: ...
@@ -18,6 +23,8 @@ class NoTracker:
 
 class WandbTracker:
     """Config at the start, metrics of every epoch, the record at the end.
+
+    An exception ends wandb's run, too.
 
     The run's id is the identity's digest, so that a run that goes on after a kill does not become two."""
 
@@ -31,18 +38,19 @@ class WandbTracker:
             settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
 
+    def __enter__(self) -> "WandbTracker":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is not None:  # else the next run of a sweep would log into this one
+            self.run.finish(exit_code=1)
+
     def log(self, values: Mapping[str, Any], step: int) -> None:
         self.run.log(dict(values), step=step)
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        result = record.get("result") or {}
-        self.run.summary.update(
-            {
-                "status": record["status"],
-                "record": record,
-                **result.get("score", {}).get("best", {}),
-            }
-        )
+        best = record["result"]["score"]["best"] or {}  # null where no epoch was finished
+        self.run.summary.update({"status": record["status"], "record": record, **best})
         self.run.finish(exit_code=0 if record["status"] == "ok" else 1)
 
 

@@ -23,8 +23,10 @@ from craft.glue.batches import Batch, Tokens, batches, order
 from craft.models import trained
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop; its checkpoint is written and the same command goes on from it."""
+class Interrupted(BaseException):
+    """A signal asked the run to stop; its checkpoint is written, the same command goes on from it.
+
+    Like KeyboardInterrupt no Exception, so that it ends a sweep and not only one of its jobs."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Progress:
     loss_sum: float = 0.0  # over this epoch's steps
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
+    epoch_seconds: list[float] = field(default_factory=list)  # evaluation included
     best_epoch: int = 0
     skipped_steps: int = 0  # by the fp16 scaler
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -188,10 +191,10 @@ def fit(model: nn.Module, loop: Loop) -> Fit:
 
     running = torch.tensor(progress.loss_sum, device=device)  # sum of this epoch's losses
     saved = time.monotonic()
-    while progress.step < total:
+    while progress.step < total or progress.batch:  # batch: trained to the end, not evaluated yet
         clock = time.perf_counter()
-        for batch in _epoch(loop, progress, device):
-            last = _backward(model, batch, loop, progress, scaler, running, each)
+        for batch in _epoch(loop, progress, device) if progress.step < total else ():
+            last = _backward(model, batch, loop, progress, scaler, running)
             if not last:
                 continue
             for group in optimizer.param_groups:
@@ -212,13 +215,17 @@ def fit(model: nn.Module, loop: Loop) -> Fit:
                     )
             if progress.step == total:
                 break
-        mean_loss = float(running) / max(
-            1, progress.step - progress.epoch * each
-        )  # waits for the device
+        # waits for the device
+        mean_loss = float(running) / (progress.step - progress.epoch * each)
         progress.train_seconds += time.perf_counter() - clock
         if not math.isfinite(mean_loss):
             return Fit("diverged", progress, logits, best)
-        _evaluate(model, loop, progress, logits, best, parameters, mean_loss, optimizer)
+        lr = learning_rate(settings.lr, progress.step - 1, warmup, total)
+        if not _evaluate(model, loop, progress, logits, best, parameters, mean_loss, lr):
+            return Fit("diverged", progress, logits, best)
+        progress.skipped_steps = progress.step - _steps_taken(optimizer)
+        spent = progress.train_seconds + progress.eval_seconds - sum(progress.epoch_seconds)
+        progress.epoch_seconds.append(round(spent, 3))
         running.zero_()
         loop.observe(progress, total, None)
         if progress.step < total:
@@ -244,7 +251,6 @@ def _backward(
     progress: Progress,
     scaler: Any,
     running: Tensor,
-    each: int,
 ) -> bool:
     """Forward and backward of one micro-batch; returns whether it is the last of its step."""
     settings = loop.settings
@@ -277,23 +283,22 @@ def _update(
 
 def _evaluate(
     model: nn.Module, loop: Loop, progress: Progress, logits: dict[str, Tensor], best: dict[str, Tensor],
-    parameters: dict[str, nn.Parameter], loss: float, optimizer: torch.optim.AdamW,
-) -> None:  # fmt: skip
-    """Score the dev splits, append to the history, and keep logits and parameters where this epoch is the best."""
+    parameters: dict[str, nn.Parameter], loss: float, lr: float,
+) -> bool:  # fmt: skip
+    """Score the dev splits, append to the history, and keep logits and parameters of the best epoch.
+
+    False where the logits are not finite: the epoch's last step has spoilt the model."""
     clock = time.perf_counter()
     found = {
         split: predict(model, tokens, loop.settings, loop.first_position, loop.pad)
         for split, tokens in loop.dev.items()
     }
+    if not all(np.isfinite(values).all() for values in found.values()):
+        return False
     scores = loop.score(found)
     progress.epoch += 1
     progress.batch = 0
-    entry = {
-        "epoch": progress.epoch,
-        "step": progress.step,
-        "loss": loss,
-        "lr": optimizer.param_groups[0]["lr"],
-    }
+    entry = {"epoch": progress.epoch, "step": progress.step, "loss": loss, "lr": lr}
     progress.history.append({**entry, **scores})
     logits |= {f"last.{split}": torch.from_numpy(values) for split, values in found.items()}
     before = [h[loop.headline] for h in progress.history[:-1]]
@@ -304,3 +309,9 @@ def _evaluate(
         }
         best |= {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
     progress.eval_seconds += time.perf_counter() - clock
+    return True
+
+
+def _steps_taken(optimizer: torch.optim.AdamW) -> int:
+    """AdamW's own count, which leaves out the steps that the fp16 scaler has skipped."""
+    return int(max(state["step"] for state in optimizer.state.values()))

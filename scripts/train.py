@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 import hydra
-from entry import start, stopped
+from entry import job, start, stopped
 from omegaconf import DictConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
+@job
 def main(cfg: DictConfig) -> float | None:
     from craft.config import check, with_task
 

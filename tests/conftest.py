@@ -49,3 +49,33 @@ def glue_dir() -> Path:
     folder = Path(os.environ["CRAFT_GLUE_DIR"]).resolve()
     assert folder.is_dir(), f"CRAFT_GLUE_DIR={folder} is not a folder"
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all nine tasks in the original layout, some rows each."""
+    from tiny_bench import write_glue
+
+    return write_glue(tmp_path_factory.mktemp("glue"))
+
+
+@pytest.fixture(scope="session")
+def tiny_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_bench import save_roberta
+
+    return save_roberta(tmp_path_factory.mktemp("roberta"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_bench import save_bert
+
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def bench(tiny_roberta: Path, tiny_glue: Path, tmp_path: Path):
+    """Runs of the tiny RoBERTa on the tiny files, with outputs of the test's own."""
+    from tiny_bench import Bench
+
+    return Bench(tiny_roberta, tiny_glue, tmp_path / "outputs")

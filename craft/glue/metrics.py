@@ -35,7 +35,10 @@ class GlueMetrics(evaluate.Metric):
 
     def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         predictions, references = np.asarray(predictions), np.asarray(references)
-        constant = collapsed(predictions, self.task.regression)
+        # scores that do not vary have no correlation with anything
+        constant = collapsed(predictions, self.task.regression) or (
+            self.task.regression and collapsed(references, regression=True)
+        )
         compute = {
             "accuracy": lambda: accuracy_score(references, predictions),
             "f1": lambda: f1_score(references, predictions, zero_division=0.0),

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from craft.errors import InputError
+import numpy as np
+
+from craft.errors import InputError, first_line
 from craft.glue.tasks import Split, Task
 
 
@@ -54,6 +56,10 @@ def _from_columns(task: Task, name: str, columns: Mapping[str, list], where: str
         labels = [
             _label(task, str(label), f"{where}, row {row}") for row, label in enumerate(labels)
         ]
+    for column in task.columns:
+        for row, text in enumerate(columns[column]):
+            if not isinstance(text, str):
+                raise InputError(f"{where}, row {row}: {column} is {text!r}, not a text")
     idx = columns.get("idx", range(len(columns["label"])))
     return Split(name, tuple(list(columns[c]) for c in task.columns), labels, list(idx))
 
@@ -65,9 +71,8 @@ def _from_hub(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> L
     try:
         found = load_dataset(repository, task.hub, revision=revision)
     except (ConnectionError, FileNotFoundError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{repository} ({task.hub}) is neither reachable nor cached ({reason}); "
+            f"{repository} ({task.hub}) is neither reachable nor cached ({first_line(error)}); "
             "give a local copy: data=local data.dir=FOLDER"
         ) from error
     loaded = {
@@ -106,17 +111,16 @@ def _from_folder(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -
     return loaded, {split: n for split, n in skipped.items() if n}
 
 
-def _read_parquet(task: Task, split: str, files: Iterable[Path]) -> Split:
+def _read_parquet(task: Task, split: str, files: Sequence[Path]) -> Split:
     import pyarrow
     import pyarrow.parquet
 
-    tables = []
-    for file in files:
-        try:
-            tables.append(pyarrow.parquet.read_table(file))
-        except pyarrow.ArrowInvalid as error:
-            raise InputError(f"{file}: {str(error).splitlines()[0]}") from error
-    return _from_columns(task, split, pyarrow.concat_tables(tables).to_pydict(), str(files))
+    where = ", ".join(map(str, files))
+    try:
+        table = pyarrow.concat_tables([pyarrow.parquet.read_table(file) for file in files])
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{where}: {first_line(error)}") from error
+    return _from_columns(task, split, table.to_pydict(), where)
 
 
 def read_tsv(task: Task, split: str, path: Path) -> tuple[Split, int]:
@@ -126,22 +130,18 @@ def read_tsv(task: Task, split: str, path: Path) -> tuple[Split, int]:
     file and line where a row has another number of fields, unless the task says that its files hold such rows."""
     test = split in task.test
     columns = task.tsv.test_columns if test else task.tsv.columns
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
-    if lines and lines[-1] == "":
-        lines.pop()
-    header = None if all(isinstance(c, int) for c in columns.values()) else lines[:1]
-    if header is None:
+    rows = _rows(path)
+    if all(isinstance(c, int) for c in columns.values()):
         place, width, first = dict(columns), task.tsv.width, 1
     else:
-        names = header[0].rstrip("\r").split("\t") if header else []
+        names = rows[0] if rows else []
         missing = [c for c in columns.values() if c not in names]
         if missing:
             raise InputError(f"{path}: columns {missing} are missing; the header has {names}")
         place, width, first = {c: names.index(n) for c, n in columns.items()}, len(names), 2
     texts: tuple[list[str], ...] = tuple([] for _ in task.columns)
     labels, idx, skipped = [], [], 0
-    for number, line in enumerate(lines[first - 1 :], start=first):
-        row = line.rstrip("\r").split("\t")
+    for number, row in enumerate(rows[first - 1 :], start=first):
         if len(row) != width:
             if task.tsv.skip_broken_rows:
                 skipped += 1
@@ -152,18 +152,28 @@ def read_tsv(task: Task, split: str, path: Path) -> tuple[Split, int]:
         for column, name in zip(texts, task.columns, strict=True):
             column.append(row[place[name]])
         index = row[place["idx"]] if "idx" in place else str(number - first)
-        if not index.isdigit():
+        if not index.isdecimal():
             raise InputError(f"{path}, line {number}: index {index!r} is not a whole number")
         idx.append(int(index))
     return Split(split, texts, None if test else labels, idx), skipped
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The lines of a TSV file, split at their tabs; a line ends in LF or CRLF, in nothing else."""
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {error}") from error
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r").split("\t") for line in lines]
 
 
 def read_columns(task: Task, path: Path) -> Split:
     """Unlabelled texts from a TSV file whose header names the task's columns; other columns are ignored."""
     if not path.is_file():
         raise InputError(f"predict.input: there is no file {path}")
-    lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    header, *rows = [line.rstrip("\r").split("\t") for line in lines]
+    header, *rows = _rows(path) or [[]]
     if missing := [c for c in task.columns if c not in header]:
         raise InputError(f"{path}: columns {missing} are missing; the header has {header}")
     for number, row in enumerate(rows, start=2):
@@ -176,7 +186,7 @@ def read_columns(task: Task, path: Path) -> Split:
 
 
 def _label(task: Task, text: str, where: str) -> int | float:
-    """A class id, given as id or name; or a score from 0 to 5."""
+    """A class id, given as id or name; or a score from 0 to 5, in the hub's precision, float32."""
     if task.regression:
         try:
             score = float(text)
@@ -184,9 +194,9 @@ def _label(task: Task, text: str, where: str) -> int | float:
             score = math.nan
         if not 0 <= score <= 5:
             raise InputError(f"{where}: score {text!r} is not a number from 0 to 5")
-        return score
+        return float(str(np.float32(score)))
     if text in task.labels:
         return task.labels.index(text)
-    if text.isdigit() and int(text) < len(task.labels):
+    if text.isdecimal() and int(text) < len(task.labels):
         return int(text)
     raise InputError(f"{where}: label {text!r} is not one of {', '.join(task.labels)}")

@@ -1,0 +1,266 @@
+"""Packed batches equal padded ones, and every epoch sees every row once."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_bench import Bench, task_of, write_glue  # noqa: F401
+
+from craft import models, packing
+from craft.errors import InputError
+from craft.glue.batches import batches, encode, order
+from craft.glue.tasks import Split
+from craft.run import prepare
+from craft.train import Seeds, fit, loss_of, predict
+
+CPU = torch.device("cpu")
+KINDS = ("roberta", "bert")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, tiny_glue, tmp_path):
+    """A bench on the encoder of each kind."""
+    return Bench(request.getfixturevalue(f"tiny_{request.param}"), tiny_glue, tmp_path / "outputs")
+
+
+def texts(*sentences):
+    return Split("train", (list(sentences),), [0] * len(sentences), list(range(len(sentences))))
+
+
+def tokens_of(bench, task="rte", split=None, max_length=32):
+    from craft.glue import sources
+
+    if split is None:
+        source = {"source": "local", "dir": str(bench.glue)}
+        split = sources.load(task_of(task), source, ["train"]).splits["train"]
+    return encode(split, task_of(task), tokenizer_of(bench), max_length)
+
+
+def tokenizer_of(bench):
+    return models.tokenizer_of(models.locate(bench.config().model))
+
+
+def prepared(bench, *more, **choices):
+    """The model of a run, dropout off, moved away from its start so that the adapter shows."""
+    config = bench.config(*more, **choices)
+    model = prepare(config, models.locate(config.model), Seeds.of(0)).eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def batches_of(bench, model, tokens, packed, rows=None, size=7, skip=0):
+    rows = np.arange(len(tokens)) if rows is None else rows
+    first, pad = models.first_position(model), tokenizer_of(bench).pad_token_id
+    return list(batches(tokens, rows, size, packed, CPU, first, pad, skip))
+
+
+def logits_and_gradients(model, made):
+    logits = []
+    for batch in made:
+        found = model(**batch.inputs).logits
+        loss_of(found, batch.labels, False, len(batch.rows)).backward()
+        logits.append(found.detach())
+    return torch.cat(logits), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("method", ["craft", "lora"])
+def test_packed_equals_padded_in_logits_and_gradients(kind, method):
+    tokens, found = tokens_of(kind), {}
+    for batching in ("packed", "padded"):
+        model = prepared(kind, f"train.batching={batching}", method=method)
+        made = batches_of(kind, model, tokens, batching == "packed")
+        found[batching] = logits_and_gradients(model, made)
+    (packed, ours), (padded, theirs) = found["packed"], found["padded"]
+    assert packed.std() > 0.01
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        assert gradient.abs().max() > 0, name
+        assert (ours[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_predictions_are_in_the_order_of_the_rows_whatever_the_batches(kind, precision):
+    tokens, found = tokens_of(kind), []
+    for batching, size in (("packed", 64), ("packed", 3), ("padded", 5)):
+        more = [f"train.batching={batching}", f"train.eval_batch_size={size}"]
+        config = kind.config(*more, f"train.precision={precision}")
+        model = prepared(kind, *more)
+        pad = tokenizer_of(kind).pad_token_id
+        found.append(predict(model, tokens, config.train, models.first_position(model), pad))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-5 if precision == "fp32" else 0.1)
+    model = prepared(kind, "train.batching=padded")
+    for row in (0, 7):
+        (batch,) = batches_of(kind, model, tokens, False, rows=np.array([row]))
+        alone = model(**batch.inputs).logits[0].detach().numpy()
+        np.testing.assert_allclose(found[0][row], alone, atol=1e-5 if precision == "fp32" else 0.1)
+
+
+def test_stock_model_gives_the_same_logits_from_its_own_tokenizer(kind):
+    """Positions, token types and padding are what the tokenizer and the model make of the texts by themselves."""
+    model = prepared(kind, "train.batching=padded")
+    pairs = [["so good", "the film"], ["one bad scene", "very"], ["a", "b"]]
+    inputs = tokenizer_of(kind)(*zip(*pairs, strict=True), padding=True, return_tensors="pt")
+    split = Split("train", tuple(map(list, zip(*pairs, strict=True))), [0, 0, 0], [0, 1, 2])
+    for batching in ("padded", "packed"):
+        model = prepared(kind, f"train.batching={batching}")
+        made = batches_of(kind, model, tokens_of(kind, split=split), batching == "packed", size=1)
+        found = torch.cat([model(**batch.inputs).logits for batch in made])
+        stock = prepared(kind, "train.batching=padded")(**inputs).logits
+        torch.testing.assert_close(found, stock, atol=1e-5, rtol=0)
+
+
+def test_bert_gets_token_types_and_roberta_none(tiny_bert, tiny_roberta, tiny_glue, tmp_path):
+    bert = tokens_of(Bench(tiny_bert, tiny_glue, tmp_path))
+    assert set(bert.types) == {0, 1}
+    assert len(bert.types) == len(bert.ids)
+    first = bert.types[: bert.offsets[1]]
+    assert (np.diff(first) >= 0).all() and first[0] == 0 and first[-1] == 1
+    assert tokens_of(Bench(tiny_roberta, tiny_glue, tmp_path)).types is None
+
+
+def test_packed_batch_holds_no_padding(kind):
+    tokens = tokens_of(kind)
+    model = prepared(kind)
+    rows = order(len(tokens), 1, 0)
+    packed = batches_of(kind, model, tokens, True, rows)
+    padded = batches_of(kind, model, tokens, False, rows)
+    for ours, theirs in zip(packed, padded, strict=True):
+        useful = int(tokens.lengths[ours.rows].sum())
+        assert ours.tokens == ours.inputs["input_ids"].numel() == useful
+        assert theirs.tokens == int(theirs.inputs["attention_mask"].sum()) == useful
+        assert theirs.inputs["input_ids"].numel() > useful
+        assert "attention_mask" not in ours.inputs
+    ids = torch.cat([batch.inputs["input_ids"][0] for batch in packed])
+    assert tokenizer_of(kind).pad_token_id not in ids
+
+
+def test_packed_and_padded_batches_have_the_same_rows_tokens_and_labels(kind):
+    tokens, model = tokens_of(kind), prepared(kind)
+    rows = order(len(tokens), 1, 0)
+    packed = batches_of(kind, model, tokens, True, rows)
+    padded = batches_of(kind, model, tokens, False, rows)
+    for ours, theirs in zip(packed, padded, strict=True):
+        assert (ours.rows == theirs.rows).all()
+        assert torch.equal(ours.labels, theirs.labels)
+        mask = theirs.inputs["attention_mask"].bool()
+        for name in ours.inputs.keys() - {"packing"}:
+            assert torch.equal(ours.inputs[name][0], theirs.inputs[name][mask]), name
+
+
+def test_batch_holds_its_rows_and_their_labels(kind):
+    tokens, model = tokens_of(kind), prepared(kind)
+    for batch in batches_of(kind, model, tokens, True, order(len(tokens), 1, 0)):
+        assert (batch.labels.numpy() == tokens.labels[batch.rows]).all()
+        parts = batch.inputs["input_ids"][0].split(tokens.lengths[batch.rows].tolist())
+        for row, part in zip(batch.rows, parts, strict=True):
+            own = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]
+            assert (part.numpy() == own).all()
+
+
+@pytest.mark.parametrize(("rows", "size"), [(20, 7), (21, 7), (5, 8), (1, 1)])
+def test_epoch_sees_every_row_once_and_no_batch_is_dropped(rows, size, kind):
+    tokens = tokens_of(
+        kind, split=texts(*(f"good {'so ' * (n % 5)}" for n in range(rows))), task="sst2"
+    )
+    made = batches_of(kind, prepared(kind), tokens, True, order(rows, 3, 0), size)
+    assert [len(batch.rows) for batch in made] == [
+        min(size, rows - start) for start in range(0, rows, size)
+    ]
+    assert sorted(np.concatenate([batch.rows for batch in made])) == list(range(rows))
+
+
+def test_batches_are_random_not_sorted_by_length(kind):
+    """A batch is the rows that follow each other in the epoch's order; length decides only their place in it."""
+    tokens = tokens_of(kind)
+    rows = order(len(tokens), 3, 1)
+    for n, batch in enumerate(batches_of(kind, prepared(kind), tokens, True, rows)):
+        assert set(batch.rows) == set(rows[7 * n : 7 * n + 7])
+        assert (np.diff(tokens.lengths[batch.rows]) >= 0).all()
+
+
+def test_order_differs_between_epochs_and_seeds_and_is_a_permutation():
+    orders = [
+        order(50, seed, epoch)
+        for seed in (Seeds.of(0).order, Seeds.of(1).order)
+        for epoch in (0, 1)
+    ]
+    assert all(sorted(found) == list(range(50)) for found in orders)
+    assert len({tuple(found) for found in orders}) == 4
+    assert (order(50, Seeds.of(0).order, 1) == orders[1]).all()
+
+
+def test_order_is_the_same_for_every_method_and_batching(bench, monkeypatch):
+    seen = []
+
+    def recorded(model, loop):
+        seen.append([list(order(len(loop.train), loop.seeds.order, epoch)) for epoch in range(2)])
+        return fit(model, loop)
+
+    monkeypatch.setattr("craft.run.fit", recorded)
+    for number, (method, batching) in enumerate([("craft", "packed"), ("lora", "padded")]):
+        bench.elsewhere(f"o{number}").run(f"train.batching={batching}", method=method)
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_skip_goes_on_at_the_right_batch(packed, kind):
+    tokens, model = tokens_of(kind), prepared(kind)
+    rows = order(len(tokens), 1, 0)
+    whole = batches_of(kind, model, tokens, packed, rows, size=6)
+    for skip in range(len(whole) + 1):
+        rest = batches_of(kind, model, tokens, packed, rows, size=6, skip=skip)
+        assert len(rest) == len(whole) - skip
+        for ours, theirs in zip(rest, whole[skip:], strict=True):
+            assert (ours.rows == theirs.rows).all()
+            assert torch.equal(ours.labels, theirs.labels)
+            for name in ours.inputs.keys() - {"packing"}:
+                assert torch.equal(ours.inputs[name], theirs.inputs[name])
+
+
+def test_texts_are_cut_at_the_maximum_length_and_counted(kind):
+    split = texts("good", "good " * 20, "so " * 9, "a " * 40)
+    whole = tokens_of(kind, task="sst2", split=split, max_length=60)
+    assert whole.cut == 0
+    longest = sorted(whole.lengths)
+    cut = tokens_of(kind, task="sst2", split=split, max_length=int(longest[1]))
+    assert cut.cut == 2
+    assert sorted(cut.lengths) == [longest[0], *[longest[1]] * 3]
+    end = tokenizer_of(kind).sep_token_id
+    assert all(cut.ids[stop - 1] == end for stop in cut.offsets[1:])
+
+
+def test_longer_text_of_a_pair_is_cut_first(kind):
+    split = Split("train", (["so"], ["good " * 30]), [0], [0])
+    tokens = tokens_of(kind, split=split, max_length=10)
+    assert tokens.lengths.tolist() == [10] and tokens.cut == 1
+    (so,) = tokenizer_of(kind)("so", add_special_tokens=False)["input_ids"][:1]
+    assert so in tokens.ids
+
+
+def test_labels_are_whole_numbers_or_scores(kind):
+    assert tokens_of(kind, task="rte").labels.dtype == np.int64
+    scores = tokens_of(kind, task="stsb").labels
+    assert scores.dtype == np.float32 and scores.max() == pytest.approx(4.5)
+
+
+def test_architecture_without_an_encoder_is_sent_to_padded_batches():
+    class Odd(torch.nn.Module):
+        base_model = torch.nn.Linear(1, 1)
+
+    with pytest.raises(
+        InputError, match="Odd cannot read packed batches; use train.batching=padded"
+    ):
+        packing.enable(Odd())
+
+
+def test_model_that_loses_the_packing_on_its_way_says_so(kind):
+    model = prepared(kind)
+    (batch, *_) = batches_of(kind, model, tokens_of(kind), True)
+    del batch.inputs["packing"]
+    with pytest.raises(InputError, match="without `packing`"):
+        model(**batch.inputs)

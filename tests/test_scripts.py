@@ -1,0 +1,480 @@
+"""`python scripts/train.py` as a user meets it: what it refuses, how it stops, and what a sweep survives."""
+
+import json
+import logging
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import types
+
+import pytest
+from hydra.errors import MissingConfigException
+from tiny_bench import ROOT, Bench
+
+import craft.run
+from craft.errors import InputError
+from craft.train import Interrupted, fit
+
+SCRIPTS = ROOT / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+import entry  # noqa: E402
+
+RANKS = "method.peft.ranks"
+
+
+@pytest.fixture(autouse=True)
+def _state_of_the_process():
+    """The script sets signal handlers and logging for a process of its own."""
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    root.level, root.handlers[:] = before
+    entry._received.clear()
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path):
+    """The script in this process: its exit code, and what is raised that is not the user's."""
+
+    def script(*overrides):
+        monkeypatch.setattr(sys, "argv", ["scripts/train.py", *overrides])
+        try:
+            runpy.run_path(str(SCRIPTS / "train.py"), run_name="__main__")
+        except SystemExit as leave:
+            return leave.code
+        return 0
+
+    monkeypatch.chdir(tmp_path)
+    return script
+
+
+def process(*overrides, cwd, **more):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "train.py"), *overrides], cwd=cwd, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,
+    )  # fmt: skip
+
+
+def records(bench):
+    return [json.loads(path.read_text()) for path in sorted(bench.outputs.rglob("record.json"))]
+
+
+# --- bad input
+
+
+REFUSED = {
+    "unknown task": (["task=foo"], r"task 'foo' is not one of cola, mnli, .*, wnli$"),
+    "unknown method": (["method=foo"], r"method 'foo' is not one of .*craft, .*lora, "),
+    "unknown model": (["model=foo"], r"model 'foo' is not one of local, roberta_base, "),
+    "unknown data source": (["data=foo"], r"data 'foo' is not one of hub, local, mini$"),
+    "unknown logger": (["logger=foo"], r"logger 'foo' is not one of none, wandb$"),
+    "unknown key": (["foo=1"], r"config key 'foo' is unknown; the config has mode, .*train, "),
+    "unknown key of train": (["train.foo=1"], r"key 'train.foo' is unknown; train has lr, head_lr, "),
+    "unknown key, added": (["+train.foo=1"], r"train: keys \['foo'\] are unknown or missing"),
+    "missing key": (["~train.device"], r"train: keys \['device'\] are unknown or missing"),
+    "unknown field": (["method.peft.foo=1"], r"'method.peft.foo' is unknown; method.peft has .*ranks"),
+    "unknown field, added": (["+method.peft.foo=1"], r"method CRAFT: .*'foo'"),
+    "no such PeftConfig": (["method.peft._target_=craft.Foo"], r"method CRAFT: .*craft.Foo"),
+    "two ranks": ([f"{RANKS}=[2,8]"], r"method CRAFT: .*ranks.*\[2, 8\]"),
+    "rank 0": ([f"{RANKS}=[2,0,8]"], r"method CRAFT: .*ranks.*\[2, 0, 8\]"),
+    "negative rank": ([f"{RANKS}=[2,8,-8]"], r"method CRAFT: .*ranks.*\[2, 8, -8\]"),
+    "broken rank": ([f"{RANKS}=[2,8,8.5]"], r"method CRAFT: .*ranks.*8\.5"),
+    "rank that is text": ([f"{RANKS}=[2,8,big]"], r"method CRAFT: .*ranks.*'big'"),
+    "ranks that are text": ([f"{RANKS}=big"], r"method CRAFT: .*ranks.*'big'"),
+    "ranks that are one number": ([f"{RANKS}=8"], r"method CRAFT: .*ranks.*8"),
+    "ranks that are nothing": ([f"{RANKS}=null"], r"method CRAFT: .*ranks.*None"),
+    "true as a rank": ([f"{RANKS}=[2,8,true]"], r"method CRAFT: .*ranks.*True"),
+    "unknown init": (["method.peft.init=warm"], r"method CRAFT: init 'warm' is not one of exact, paper"),
+    "CRAFT's target": (["+method.peft.target_modules=[nope]"], r"method CRAFT: .*nope"),
+    "fp16 on a CPU": (["train.precision=fp16"], "fp16 needs a CUDA device; on a CPU take bf16 or fp32"),
+    "unknown precision": (["train.precision=fp8"], "train.precision 'fp8' is not one of fp32, bf16, fp16"),
+    "unknown device": (["train.device=tpu"], "train.device 'tpu' is not one of auto, cpu, cuda"),
+    "unknown batching": (["train.batching=x"], "train.batching 'x' is not one of packed, padded"),
+    "batch of nothing": (["train.batch_size=0"], "train.batch_size must be a whole number .* not 0"),
+    "broken batch": (["train.batch_size=1.5"], "train.batch_size must be a whole number .* not 1.5"),
+    "uneven accumulation": (["train.accumulate=3"], "train.batch_size 8 is not a multiple of .* 3"),
+    "learning rate in words": (["train.lr=fast"], "train.lr must be a number from 0 .* not 'fast'"),
+    "infinite learning rate": (["train.lr=inf"], "train.lr must be a number from 0 .* not inf"),
+    "negative decay": (["train.weight_decay=-1"], "train.weight_decay must be a number .* not -1"),
+    "warm-up of 2": (["train.warmup=2"], "train.warmup must be a number from 0 to 1, not 2"),
+    "beta of 1": (["train.beta2=1"], "train.beta2 must be below 1"),
+    "tf32 in words": (["train.tf32=maybe"], "train.tf32 must be true or false, not 'maybe'"),
+    "negative seed": (["seed=-1"], "seed must be a whole number of at least 0, not -1"),
+    "unknown mode": (["mode=foo"], "mode 'foo' is not one of train, evaluate, predict"),
+    "nothing to evaluate": (["mode=evaluate"], "mode=evaluate needs adapter=FOLDER"),
+    "no learning rate": (["~train.lr"], r"train: keys \['lr'\] are unknown or missing"),
+    "too long for the model": (
+        ["train.max_length=65"], "train.max_length 65 exceeds the 64 positions of local",
+    ),
+    "a folder that is not there": (["data.dir=nowhere"], "data.dir: nowhere is not a folder"),
+    "an empty folder": (["data.dir=."], "rte: split train is not in .; it would be RTE/train.tsv"),
+    "no cached data": (
+        ["data=hub", "~data.dir"], r"nyu-mll/glue \(rte\).* data=local data.dir=FOLDER$",
+    ),
+    "no cached model": (
+        ["model=roberta_base", "model.path=null"],
+        r"FacebookAI/roberta-base is neither reachable nor cached .* model.path=FOLDER$",
+    ),
+    "no model there": (["model.path=."], "model.path: there is no config.json in ."),
+    "override that is none": (["train.lr"], "train.lr"),
+}  # fmt: skip
+
+
+def assert_refused(bench, code, captured, message):
+    """Exit code 2, one line, nothing written."""
+    import re
+
+    assert code == 2, captured.err
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line), line
+    assert captured.out == ""
+    assert not bench.outputs.exists() or bench.files() == []
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_line_that_names_it(case, bench, train, capsys):
+    overrides, message = REFUSED[case]
+    given = [] if "data=hub" in overrides else overrides
+    line = bench.overrides(*given)
+    if not given:
+        line = [o for o in line if not o.startswith("data")] + overrides[:1]
+    assert_refused(bench, train(*line), capsys.readouterr(), message)
+
+
+@pytest.mark.parametrize(
+    "key", ["model.path", "data.dir", "train.lr", "train.head_lr", "train.epochs"]
+)
+def test_value_that_must_be_given_is_asked_for(key, bench, train, capsys):
+    line = [o for o in bench.overrides() if not o.startswith(f"{key}=")]
+    assert_refused(bench, train(*line), capsys.readouterr(), rf"{key}=VALUE$")
+
+
+def test_missing_recipe_row_is_named(bench, train, capsys):
+    line = [o for o in bench.overrides("~recipe.rte") if not o.startswith("train.lr")]
+    message = "the recipe of CRAFT on local gives no lr for task rte; give it: train.lr=VALUE"
+    assert_refused(bench, train(*line), capsys.readouterr(), message)
+
+
+def test_target_that_matches_nothing_is_refused_for_lora_too(bench, train, capsys):
+    line = bench.overrides("+method.peft.target_modules=[nope]", method="lora")
+    assert_refused(
+        bench, train(*line), capsys.readouterr(), "method LoRA: target module nope .* query"
+    )
+
+
+TRAIN = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
+FILES = {
+    "missing column": (
+        TRAIN.replace("sentence2", "text"), r"RTE/train.tsv: columns \['sentence2'\] are missing",
+    ),
+    "unknown label": (
+        f"{TRAIN}1\ta\tb\tmaybe\n", r"RTE/train.tsv, line 3: label 'maybe' is not one of entailment, not_",
+    ),
+    "wrong number of columns": (
+        f"{TRAIN}1\ta\tentailment\n", r"RTE/train.tsv, line 3: 3 fields instead of 4",
+    ),
+    "empty": ("", r"RTE/train.tsv: columns .* are missing"),
+    "header alone": (TRAIN[:35].split("\n")[0] + "\n", "rte: split train is empty"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FILES)
+def test_broken_file_is_named_with_its_line(fault, bench, train, capsys, tmp_path):
+    content, message = FILES[fault]
+    shutil.copytree(bench.glue / "RTE", tmp_path / "broken" / "RTE")
+    (tmp_path / "broken" / "RTE" / "train.tsv").write_text(content)
+    line = bench.overrides(f"data.dir={tmp_path / 'broken'}")
+    assert_refused(bench, train(*line), capsys.readouterr(), message)
+
+
+MODELS = {
+    "without weights": ("model.safetensors", None, r"holds no weights \(model.safetensors\)"),
+    "with cut weights": ("model.safetensors", 1000, r"folder: "),
+    "without a tokenizer": ("tokenizer.json", None, "folder holds no tokenizer"),
+    "with a cut tokenizer": ("tokenizer.json", 1000, "folder: the tokenizer: "),
+    "of no known kind": ("config.json", 2, "folder: "),
+}
+
+
+@pytest.mark.parametrize("fault", MODELS)
+def test_model_folder_that_cannot_be_used_is_named(fault, bench, train, capsys, tmp_path):
+    name, size, message = MODELS[fault]
+    folder = shutil.copytree(bench.model, tmp_path / "folder")
+    content = b"{}" if name == "config.json" else (folder / name).read_bytes()[:size]
+    (folder / name).unlink()
+    if size is not None:
+        (folder / name).write_bytes(content)
+    line = bench.overrides(f"model.path={folder}")
+    assert_refused(bench, train(*line), capsys.readouterr(), message)
+
+
+def test_missing_recipe_names_method_and_model():
+    error = MissingConfigException(
+        "over\nmany\nlines", "recipe/craft/llama", ["local", "roberta_base"]
+    )
+    expected = "method craft has no recipe for model 'llama'; it has one for local, roberta_base"
+    assert entry.explain(error) == expected
+
+
+def test_error_that_is_not_the_users_stays_whole(bench, train, capsys, monkeypatch):
+    def broken(model, loop):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(craft.run, "fit", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        train(*bench.overrides())
+    assert [made["status"] for made in records(bench)] == ["failed"]
+
+
+# --- one run
+
+
+def test_script_trains_and_says_what_it_made(bench, train, capsys):
+    assert train(*bench.overrides()) == 0
+    first = capsys.readouterr().out
+    (made,) = records(bench)
+    assert made["status"] == "ok"
+    assert made["provenance"]["command"].startswith("python scripts/train.py model=local ")
+    assert first == f"{bench.folder().name}: ok, accuracy {made['result']['score']['best']['accuracy']:.4f} " \
+        f"(epoch {made['result']['score']['best_epoch']}); {bench.folder() / 'record.json'}\n"  # fmt: skip
+    assert train(*bench.overrides()) == 0
+    assert "done already" in capsys.readouterr().out
+
+
+def test_outputs_may_be_relative_to_where_the_user_stands(bench, train, tmp_path):
+    assert train(*bench.overrides("outputs=here")) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"here"}
+    assert len(list((tmp_path / "here" / "runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_signal_leaves_a_checkpoint_and_the_next_start_goes_on(
+    number, bench, train, capsys, monkeypatch
+):
+    def signalled(model, loop):
+        os.kill(os.getpid(), number)
+        return fit(model, loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(craft.run, "fit", signalled)
+        assert train(*bench.overrides()) == 130
+    assert "interrupted: stopped at step 1 of 6; start again to go on" in capsys.readouterr().err
+    assert (bench.folder() / "checkpoint.safetensors").is_file() and records(bench) == []
+    entry._received.clear()
+    assert train(*bench.overrides()) == 0
+    (made,) = records(bench)
+    assert made["result"] == bench.elsewhere("unbroken").run()["result"]
+
+
+def test_second_interrupt_stops_at_once(bench, train, monkeypatch):
+    def impatient(model, loop):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(craft.run, "fit", impatient)
+    assert train(*bench.overrides()) == 130
+    assert json.loads((bench.folder() / "attempts.json").read_text())[0]["ended"] == "interrupted"
+
+
+# --- sweeps
+
+
+def test_sweep_finishes_the_rest_when_one_job_is_refused(bench, train, capsys):
+    code = train("-m", *bench.overrides(f"{RANKS}=[0,8,8],[2,8,8]", "seed=0,1"))
+    captured = capsys.readouterr()
+    assert code == 2
+    assert [made["status"] for made in records(bench)] == ["ok", "ok"]
+    lines = [line for line in captured.err.splitlines() if "error" in line]
+    assert len(lines) == 3  # each job's own, and the last word
+    assert all("ranks" in line and "[0, 8, 8]" in line for line in lines)
+    assert [f"seed={seed}" in line for seed, line in enumerate(lines[:2])] == [True, True]
+    assert lines[-1].startswith("error: ")
+
+
+def test_sweep_finishes_the_rest_when_one_job_breaks(bench, train, monkeypatch):
+    attempts = []
+
+    def first_breaks(model, loop):
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ZeroDivisionError("a bug")
+        return fit(model, loop)
+
+    monkeypatch.setattr(craft.run, "fit", first_breaks)
+    with pytest.raises(ZeroDivisionError):
+        train("-m", *bench.overrides("seed=0,1"))
+    assert sorted(made["status"] for made in records(bench)) == ["failed", "ok"]
+    assert train("-m", *bench.overrides("seed=0,1")) == 0
+    assert len(attempts) == 3
+    assert [made["status"] for made in records(bench)] == ["ok", "ok"]
+
+
+def test_interrupted_sweep_starts_no_other_job(bench, train, capsys, monkeypatch):
+    def signalled(model, loop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return fit(model, loop)
+
+    monkeypatch.setattr(craft.run, "fit", signalled)
+    assert train("-m", *bench.overrides("seed=0,1,2")) == 130
+    assert bench.folder().name.startswith("rte-craft-local-s0-")  # the only one
+
+
+def test_sweep_over_an_unknown_task_starts_nothing(bench, train, capsys):
+    code = train("-m", *bench.overrides("task=rte,foo"))
+    assert code == 2
+    assert "error: task 'foo' is not one of cola" in capsys.readouterr().err
+    assert records(bench) == []
+
+
+# --- the same in a process of its own
+
+
+def test_process_refuses_in_one_line(bench, tmp_path):
+    started = process(*bench.overrides(f"{RANKS}=[2,8]"), cwd=tmp_path)
+    out, err = started.communicate(timeout=120)
+    assert (started.returncode, out) == (2, ""), err
+    assert len(err.splitlines()) == 1 and err.startswith("error: ") and "ranks" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_process_runs_a_sweep_and_another_finds_it_done(bench, tmp_path, train, capsys):
+    line = ["-m", *bench.overrides("method=craft,lora", "train.max_length=64")]
+    line = [part for part in line if not part.startswith(RANKS)]
+    first = process(*line, cwd=tmp_path)
+    out, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+    made = records(bench)
+    assert [(m["status"], m["provenance"]["config"]["method"]["label"]) for m in made] == [
+        ("ok", "CRAFT"), ("ok", "LoRA"),
+    ]  # fmt: skip
+    assert out.count(": ok, accuracy") == 2
+    assert "Traceback" not in err
+    assert train(*line) == 0
+    assert capsys.readouterr().out.count("done already") == 2
+    assert records(bench) == made
+
+
+def test_terminated_process_leaves_a_checkpoint_and_another_ends_with_the_unbroken_result(
+    bench, tmp_path, train
+):
+    line = bench.overrides("train.epochs=40")
+    first = process(*line, cwd=tmp_path)
+    while "epoch 2" not in (said := first.stderr.readline()):
+        assert said, "ended before its second epoch"
+    first.send_signal(signal.SIGTERM)
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 130, err
+    assert "interrupted: stopped at step" in err
+    assert (bench.folder() / "checkpoint.safetensors").is_file()
+    assert train(*line) == 0
+    (made,) = records(bench)
+    assert [a["ended"] for a in made["provenance"]["attempts"]] == ["interrupted", "ok"]
+    unbroken = bench.elsewhere("unbroken").run("train.epochs=40")
+    assert made["result_sha256"] == unbroken["result_sha256"]
+
+
+# --- tracking
+
+
+class FakeWandb(types.ModuleType):
+    """Remembers what a run tells it."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.given, self.logged, self.summary, self.ended = {}, [], {}, []
+        self.Settings = dict
+
+    def init(self, **given):
+        self.given = given
+        return self
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self, exit_code):
+        self.ended.append(exit_code)
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    return fake
+
+
+def test_wandb_gets_config_metrics_and_record(bench, wandb):
+    made = bench.run("logger=wandb")
+    assert wandb.given["mode"] == "offline"
+    assert wandb.given["project"] == "craft"
+    assert made["id"].startswith(wandb.given["id"])
+    assert wandb.given["config"]["train"]["epochs"] == 2
+    assert wandb.logged == [(entry["step"], entry) for entry in made["result"]["history"]]
+    assert wandb.summary["status"] == "ok"
+    assert wandb.summary["record"]["result"] == made["result"]
+    assert wandb.summary["accuracy"] == made["result"]["score"]["best"]["accuracy"]
+    assert wandb.ended == [0]
+
+
+def test_wandb_run_ends_with_an_interrupted_run(bench, wandb):
+    with pytest.raises(Interrupted):
+        bench.run("logger=wandb", stop=lambda: True)
+    assert wandb.ended == [1]
+
+
+def test_wandb_is_told_of_a_diverged_run(bench, wandb):
+    made = bench.run("logger=wandb", "train.lr=1e30", "train.head_lr=1e30")
+    assert made["status"] == wandb.summary["status"] == "diverged"
+    assert wandb.ended == [1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "expected"),
+    [
+        (None, None, "offline"),
+        (None, "k", "online"),
+        ("offline", "k", "offline"),
+        ("disabled", None, "disabled"),
+    ],
+)
+def test_wandb_is_offline_unless_a_key_or_a_mode_is_set(mode, key, expected, monkeypatch):
+    for name, value in (("WANDB_MODE", mode), ("WANDB_API_KEY", key)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert craft.environment.wandb_mode() == expected
+
+
+def test_logger_changes_no_result_and_real_wandb_works_offline(bench):
+    pytest.importorskip("wandb")
+    logged = bench.run("logger=wandb")
+    assert len(list((bench.folder() / "wandb").glob("offline-run-*"))) == 1
+    assert logged["result"] == bench.elsewhere("other").run()["result"]
+
+
+def test_without_wandb_only_logger_none_runs(bench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
+    with pytest.raises(InputError, match="wandb is not installed; install it or take logger=none"):
+        bench.run("logger=wandb")
+    assert bench.files() == []
+    assert bench.run()["status"] == "ok"
+
+
+def test_tiny_bert_runs_by_the_same_command(tiny_bert, tiny_glue, tmp_path, train):
+    other = Bench(tiny_bert, tiny_glue, tmp_path / "outputs")
+    assert train(*other.overrides(task="mnli")) == 0
+    (made,) = records(other)
+    assert {"accuracy", "accuracy_matched", "accuracy_mismatched"} == set(
+        made["result"]["score"]["best"]
+    )
