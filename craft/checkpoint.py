@@ -1,4 +1,5 @@
-"""A run's checkpoint: trained parameters, AdamW's moments, the best epoch, logits and counters, in one safetensors file."""
+"""A run's checkpoint: trained parameters, AdamW's moments, the best epoch, logits and counters, in
+one safetensors file."""
 
 import warnings
 from dataclasses import asdict
@@ -40,9 +41,11 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, identity: str, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]] | None:
-    """Restore parameters and moments in place; returns progress, logits and the best epoch's parameters.
+    """Restore parameters and moments in place; returns progress, logits and the best epoch's
+    parameters.
 
-    None where there is no checkpoint, and, with a warning, where it is damaged (it is set aside) or another run's."""
+    None where there is no checkpoint, and, with a warning, where it is damaged (it is set aside) or
+    another run's."""
     try:
         tensors, facts = read_tensors(path)
     except FileNotFoundError:

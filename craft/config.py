@@ -68,7 +68,8 @@ class TrainSettings:
                 raise InputError(f"train.{name} must be below 1")
         if self.batch_size % self.accumulate:
             raise InputError(
-                f"train.batch_size {self.batch_size} is not a multiple of train.accumulate {self.accumulate}"
+                f"train.batch_size {self.batch_size} is not a multiple of "
+                f"train.accumulate {self.accumulate}"
             )
         if self.precision == "fp16" and self.device == "cpu":
             raise InputError("train.precision=fp16 needs a CUDA device; on a CPU take bf16 or fp32")
@@ -76,7 +77,8 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, checked: typed where the code reads it, and `resolved`, the plain config it came from."""
+    """One run, checked: typed where the code reads it, and `resolved`, the plain config it came
+    from."""
 
     mode: str
     seed: int
@@ -141,7 +143,8 @@ def check(cfg: DictConfig) -> RunConfig:
 
 
 def with_task(cfg: DictConfig, task: Path) -> DictConfig:
-    """The same composed config for another task (its YAML file), from the pre-trained model: a `start_from` run's donor."""
+    """The same composed config for another task (its YAML file), from the pre-trained model: a
+    `start_from` run's donor."""
     other = copy.deepcopy(cfg)
     with open_dict(other):
         other.task = OmegaConf.load(task)
@@ -150,7 +153,8 @@ def with_task(cfg: DictConfig, task: Path) -> DictConfig:
 
 
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
-    """The plain config with interpolations filled in; of the recipe only the source of the row that was used stays.
+    """The plain config with interpolations filled in; of the recipe only the source of the row that
+    was used stays.
 
     InputError where the recipe has no value for the task, or a value that must be given is not."""
     row = (cfg.get("recipe") or {}).get(cfg.task.name) or {}
@@ -158,7 +162,8 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
         name = re.fullmatch(r"\$\{recipe\.\$\{task\.name\}\.(\w+)\}", str(value))
         if name and (name[1] not in row or OmegaConf.is_missing(row, name[1])):
             raise InputError(
-                f"the recipe of {cfg.method.label} on {cfg.model.name} gives no {name[1]} for task {cfg.task.name}; "
+                f"the recipe of {cfg.method.label} on {cfg.model.name} gives no {name[1]} for "
+                f"task {cfg.task.name}; "
                 f"give it: {key}=VALUE"
             )
     try:

@@ -1,4 +1,5 @@
-"""What a run ran on and with: the one place that looks at the machine, the environment variables and git."""
+"""What a run ran on and with: the one place that looks at the machine, the environment variables
+and git."""
 
 import getpass
 import importlib.metadata
@@ -90,7 +91,8 @@ def peak_memory_megabytes(device: torch.device) -> dict[str, float | None]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the project's checkout and whether its sources differ from it; nulls outside a checkout."""
+    """The commit of the project's checkout and whether its sources differ from it; nulls outside a
+    checkout."""
     root = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str | None:

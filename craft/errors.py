@@ -2,7 +2,8 @@
 
 
 class InputError(ValueError):
-    """A value from outside that cannot be used; its message is one line that names the value and what is allowed."""
+    """A value from outside that cannot be used; its message is one line that names the value and
+    what is allowed."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,5 @@
-"""A classification model ready to train: backbone from a folder, a fresh head, and a method attached by peft."""
+"""A classification model ready to train: backbone from a folder, a fresh head, and a method
+attached by peft."""
 
 import contextlib
 import warnings
@@ -27,16 +28,19 @@ VOCABULARY = ("tokenizer.json", "vocab.*", "*.model")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A folder with a pre-trained encoder and its tokenizer, and a digest of its weights and config."""
+    """A folder with a pre-trained encoder and its tokenizer, and a digest of its weights and
+    config."""
 
     folder: Path
     digest: str
 
 
 def locate(model: Mapping[str, Any]) -> Backbone:
-    """Find the files of a `model` section: the folder `path`, or a pinned revision on the hub or in its cache.
+    """Find the files of a `model` section: the folder `path`, or a pinned revision on the hub or in
+    its cache.
 
-    InputError where there is no such folder, no safetensors weights in it, or neither network nor cache."""
+    InputError where there is no such folder, no safetensors weights in it, or neither network nor
+    cache."""
     if model["path"] is not None:
         folder = Path(model["path"])
         if not (folder / "config.json").is_file():
@@ -73,7 +77,8 @@ def tokenizer_of(backbone: Backbone) -> Any:
 
 
 def heads(model: nn.Module) -> list[str]:
-    """The names of what trains besides the adapter: every child but the backbone that has parameters."""
+    """The names of what trains besides the adapter: every child but the backbone that has
+    parameters."""
     return [
         name
         for name, child in model.named_children()
@@ -82,7 +87,8 @@ def heads(model: nn.Module) -> list[str]:
 
 
 def build(backbone: Backbone, task: Task, head_seed: int) -> nn.Module:
-    """The encoder of a folder with a fresh classification head drawn from `head_seed`, float32, on the CPU.
+    """The encoder of a folder with a fresh classification head drawn from `head_seed`, float32, on
+    the CPU.
 
     Weights that the folder lacks outside the head (an unused pooler) are drawn from the same seed.
     InputError where the architecture has no classification model, and where weights of the encoder
@@ -115,7 +121,8 @@ def build(backbone: Backbone, task: Task, head_seed: int) -> nn.Module:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' report on missing weights: that a classifier is missing is no news; others we check."""
+    """Without transformers' report on missing weights: that a classifier is missing is no news;
+    others we check."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -126,10 +133,11 @@ def _quiet() -> Iterator[None]:
 
 
 def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
-    """Attach a method, `get_peft_model(model, instantiate(method.peft))`, with the heads as modules to save.
+    """Attach a method, `get_peft_model(model, instantiate(method.peft))`, with the heads as modules
+    to save.
 
-    `train_backbone` in the method's section adds the backbone itself (full fine-tuning). What the method draws at random
-    comes from `seed`. InputError where its target modules match nothing."""
+    `train_backbone` in the method's section adds the backbone itself (full fine-tuning). What the
+    method draws at random comes from `seed`. InputError where its target modules match nothing."""
     saved = heads(model)
     if method.get("train_backbone"):
         saved = [model.base_model_prefix, *saved]
@@ -163,7 +171,8 @@ def peft_config(method: Mapping[str, Any], modules_to_save: list[str]) -> PeftCo
 def trained(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """The trainable parameters of the adapter and of the heads, by name.
 
-    A head's parameters are those under a `modules_to_save` copy of a module that is not the backbone."""
+    A head's parameters are those under a `modules_to_save` copy of a module that is not the
+    backbone."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     prefixes = tuple(f"base_model.model.{name}." for name in heads(base))
     adapter, head = {}, {}
@@ -174,7 +183,8 @@ def trained(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Par
 
 
 def first_position(model: nn.Module) -> int:
-    """The position of a sequence's first token: RoBERTa counts from padding index + 1, BERT from 0."""
+    """The position of a sequence's first token: RoBERTa counts from padding index + 1, BERT from
+    0."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return 0 if module.padding_idx is None else module.padding_idx + 1

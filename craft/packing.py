@@ -1,9 +1,10 @@
-"""Packed batches on stock Hugging Face encoders: an attention that stays within each sequence, and the `<s>` rows.
+"""Packed batches on stock Hugging Face encoders: an attention that stays within each sequence, and
+the `<s>` rows.
 
-transformers lets an attention function be registered by name and hands it the model's extra keyword arguments. A packed
-batch is a batch of one row, its sequences end to end, with explicit positions and a `packing` argument; attention runs
-within each sequence, and the encoder's output is cut to the first token of each, which is all that a classifier reads.
-"""
+transformers lets an attention function be registered by name and hands it the model's extra keyword
+arguments. A packed batch is a batch of one row, its sequences end to end, with explicit positions
+and a `packing` argument; attention runs within each sequence, and the encoder's output is cut to
+the first token of each, which is all that a classifier reads."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,13 +37,21 @@ class Packing:
 
 
 def packed_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float, dropout: float = 0.0, packing: Packing | None = None, **_: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    packing: Packing | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
     """Attention within each sequence of a packed batch; query, key, value (1, heads, T, head dim).
 
-    softmax(q k^T scaling) v, the probabilities dropped out as the model says. On a CPU the plain products are faster than
-    the fused kernel in bf16, whose backward is slow, and as fast in fp32."""
+    softmax(q k^T scaling) v, the probabilities dropped out as the model says. On a CPU the plain
+    products are faster than the fused kernel in bf16, whose backward is slow, and as fast in
+    fp32."""
     if packing is None:
         raise InputError(
             "packed attention was called without `packing`; is this model's forward passing it on?"

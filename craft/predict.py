@@ -1,4 +1,5 @@
-"""Use a saved adapter and head: evaluate them on a task's dev splits, or predict its test splits or a file."""
+"""Use a saved adapter and head: evaluate them on a task's dev splits, or predict its test splits or
+a file."""
 
 import json
 from pathlib import Path
@@ -33,7 +34,9 @@ def load_adapter(config: RunConfig, backbone: models.Backbone) -> torch.nn.Modul
     try:
         return PeftModel.from_pretrained(base, str(config.adapter)).to(config.train.device).eval()
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"adapter: {config.adapter} does not fit: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(
+            f"adapter: {config.adapter} does not fit: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _logits(config: RunConfig, splits: dict[str, Split]) -> dict[str, np.ndarray]:
@@ -43,7 +46,11 @@ def _logits(config: RunConfig, splits: dict[str, Split]) -> dict[str, np.ndarray
     position, pad = models.first_position(model), tokenizer.pad_token_id
     return {
         name: predict(
-            model, encode(split, config.task, tokenizer, config.train.max_length), config.train, position, pad
+            model,
+            encode(split, config.task, tokenizer, config.train.max_length),
+            config.train,
+            position,
+            pad,
         )
         for name, split in splits.items()
     }
@@ -57,7 +64,8 @@ def evaluate(config: RunConfig) -> dict[str, float]:
 
 
 def predict_to_file(config: RunConfig) -> list[Path]:
-    """Write `index` and `prediction` (class names, or scores) of the test splits or of predict.input; returns the files.
+    """Write `index` and `prediction` (class names, or scores) of the test splits or of
+    predict.input; returns the files.
 
     With several splits (MNLI) each has a file of its own, its name before the suffix."""
     if config.predict["output"] is None:

@@ -1,4 +1,5 @@
-"""One line of progress: epoch, loss, best metric, speed and time left. Reading the loss never waits for the device."""
+"""One line of progress: epoch, loss, best metric, speed and time left. Reading the loss never waits
+for the device."""
 
 import math
 import sys
@@ -12,14 +13,20 @@ from torch import Tensor
 
 
 class ProgressLine:
-    """Shows `craft.train.Progress`; on a terminal as a bar, elsewhere as one plain line an epoch."""
+    """Shows `craft.train.Progress`; on a terminal as a bar, elsewhere as one plain line an
+    epoch."""
 
     def __init__(self, label: str, headline: str) -> None:
         self.label, self.headline = label, headline
         self.bar = Bar(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[shown]}"), console=Console(stderr=True), disable=not sys.stderr.isatty(),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[shown]}"),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
         self.task = self.bar.add_task(label, total=None, shown="")
         self.copy: Tensor | None = None
         self.copied_step = 0
@@ -56,7 +63,8 @@ class ProgressLine:
         self.loss, self.copy = last["loss"], None
         if self.bar.disable:
             print(
-                f"{self.label}  epoch {progress.epoch}  step {progress.step}  loss {last['loss']:.4f}  "
+                f"{self.label}  epoch {progress.epoch}  step {progress.step}  "
+                f"loss {last['loss']:.4f}  "
                 f"{self.headline} {last[self.headline]:.4f}",
                 file=sys.stderr,
                 flush=True,

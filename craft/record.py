@@ -1,4 +1,5 @@
-"""One run = one JSON record: its identity, what it found (`result`) and how it came about (`provenance`)."""
+"""One run = one JSON record: its identity, what it found (`result`) and how it came about
+(`provenance`)."""
 
 import importlib
 import json
@@ -16,8 +17,10 @@ from craft.storage import sha256, write_json
 SCHEMA = 1  # layout of the file
 PROTOCOL = 1  # raised by hand when code changes what the same config results in
 
-# Every key of a composed config stands in one of the two tables (a test checks). An outcome key is part of a run's
-# identity unless it has its neutral value, so that a new key with a neutral value orphans no record; ALWAYS has none.
+# Every key of a composed config stands in one of the two tables (a test checks). An outcome key is
+# part of a run's
+# identity unless it has its neutral value, so that a new key with a neutral value orphans no
+# record; ALWAYS has none.
 ALWAYS = object()
 OUTCOME: dict[str, Any] = {
     "seed": ALWAYS,
@@ -47,15 +50,25 @@ OUTCOME: dict[str, Any] = {
     "method.peft": ALWAYS,  # as a whole, fields at their class's default left out
 }
 INCIDENTAL = (
-    "mode", "adapter", "predict", "outputs", "logger", "recipe", "row_id", "method.label", "method.facts",
+    "mode",
+    "adapter",
+    "predict",
+    "outputs",
+    "logger",
+    "recipe",
+    "row_id",
+    "method.label",
+    "method.facts",
     "train.checkpoint_minutes",
     "task",  # its other facts show in the data's digest
-    "model", "data",  # their content's digests are the identity, not where they lie
-)  # fmt: skip
+    "model",
+    "data",  # their content's digests are the identity, not where they lie
+)
 
 
 def is_outcome(key: str) -> bool:
-    """Whether a dotted config key is part of a run's identity; InputError for a key that is in neither table."""
+    """Whether a dotted config key is part of a run's identity; InputError for a key that is in
+    neither table."""
     for prefix in _prefixes(key):
         if prefix in OUTCOME:
             return True
@@ -72,7 +85,8 @@ def _prefixes(key: str) -> list[str]:
 
 
 def identity(config: RunConfig, model_digest: str, data_digest: str) -> dict[str, Any]:
-    """What makes this run this run, as a flat dictionary: outcome keys, and digests of weights and data."""
+    """What makes this run this run, as a flat dictionary: outcome keys, and digests of weights and
+    data."""
     kept: dict[str, Any] = {
         "protocol": PROTOCOL,
         "model.digest": model_digest,
@@ -120,13 +134,15 @@ def digest(content: Any) -> str:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run lives: outputs/runs/<task>-<method>-<model>-s<seed>-<start of its identity's digest>."""
+    """Where a run lives: outputs/runs/<task>-<method>-<model>-s<seed>-<start of its identity's
+    digest>."""
 
     path: Path
 
     @classmethod
     def of(cls, config: RunConfig, run_id: str) -> "RunFolder":
-        """The run's folder, also where the model or the method had another name when it was made."""
+        """The run's folder, also where the model or the method had another name when it was
+        made."""
         runs, ending = config.outputs / "runs", f"-{run_id[:10]}"
         for folder in sorted(runs.glob(f"*{ending}")):
             return cls(folder)
@@ -151,7 +167,8 @@ class RunFolder:
         return self.path / "attempts.json"
 
     def read(self) -> dict[str, Any] | None:
-        """The run's own record, None where there is none; a damaged one is named and counts as none."""
+        """The run's own record, None where there is none; a damaged one is named and counts as
+        none."""
         if not self.record.is_file():
             return None
         try:
@@ -168,7 +185,8 @@ def make(
     provenance: dict[str, Any],
     error: str | None = None,
 ) -> dict[str, Any]:
-    """Assemble a record; `status` is ok, diverged or failed, and `result` is null for a failed run."""
+    """Assemble a record; `status` is ok, diverged or failed, and `result` is null for a failed
+    run."""
     return {
         "schema": SCHEMA,
         "protocol": PROTOCOL,
@@ -186,7 +204,8 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read and check one record; InputError where it is damaged, of another schema, or not what was written."""
+    """Read and check one record; InputError where it is damaged, of another schema, or not what was
+    written."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         schema, result = record["schema"], record["result"]
@@ -200,7 +219,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_all(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every sound record under a folder, in the order of its path; others are named in a warning and left out."""
+    """Every sound record under a folder, in the order of its path; others are named in a warning
+    and left out."""
     for path in sorted(folder.rglob("*.json")):
         if path.name != "record.json" and path.parent.name != "runs":
             continue

@@ -1,4 +1,5 @@
-"""One run from its checked config to its record: locate, load, identify, tokenise, build, attach, fit, write."""
+"""One run from its checked config to its record: locate, load, identify, tokenise, build, attach,
+fit, write."""
 
 import json
 import shutil
@@ -6,9 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,26 @@ from craft import environment, models, packing, record, tucker
 from craft.config import RunConfig
 from craft.errors import InputError
 from craft.glue import sources
-from craft.glue.batches import Tokens, encode
-from craft.glue.tasks import Task
+from craft.glue.batches import encode
+from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
-from craft.storage import write_json, write_tensors
 from craft.start import Start, finished_run, start_from
+from craft.storage import write_json
 from craft.tracking import tracker
-from craft.train import Fit, Interrupted, Loop, Seeds, fit
+from craft.train import Interrupted, Loop, Seeds, fit
 
 Say = Callable[[str], None]
 
 
 def run(
-    config: RunConfig, command: str, stop: Callable[[], bool], say: Say, donor: RunConfig | None = None
+    config: RunConfig,
+    command: str,
+    stop: Callable[[], bool],
+    say: Say,
+    donor: RunConfig | None = None,
 ) -> dict[str, Any]:
-    """Carry out one run and return its record; where its ok record exists, say so and return that one.
+    """Carry out one run and return its record; where its ok record exists, say so and return that
+    one.
 
     `donor` is the run whose adapter and head this one starts from (`start_from`), which must be
     finished. A run that fails leaves a `failed` record and the exception; one that is interrupted,
@@ -112,9 +116,15 @@ def _headline(made: dict[str, Any]) -> str:
 
 
 def _train(
-    config: RunConfig, backbone: models.Backbone, data: sources.GlueData, run_id: str, kept: dict[str, Any],
-    folder: record.RunFolder, stop: Callable[[], bool], start: Start | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    config: RunConfig,
+    backbone: models.Backbone,
+    data: sources.GlueData,
+    run_id: str,
+    kept: dict[str, Any],
+    folder: record.RunFolder,
+    stop: Callable[[], bool],
+    start: Start | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The result of a run, and what more is known of how it came about."""
     seeds = Seeds.of(config.seed)
     tokenizer = models.tokenizer_of(backbone)
@@ -178,6 +188,7 @@ def _train(
     more = {
         "status": fitted.status,
         "start_from": started_from,
+        "closed_form": closed_form(config, model),
         "tokens": {
             "max_length": config.train.max_length,
             "cut": {n: t.cut / len(t) for n, t in tokens.items()},
@@ -199,92 +210,19 @@ def _train(
 
 
 def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftModel:
-    """The model ready to train: backbone, head, method, and packed attention where batches are packed."""
+    """The model ready to train: backbone, head, method, and packed attention where batches are
+    packed."""
     model = models.build(backbone, config.task, seeds.head)
     available = getattr(model.config, "max_position_embeddings", None)
     usable = None if available is None else available - models.first_position(model)
     if usable is not None and config.train.max_length > usable:
         raise InputError(
-            f"train.max_length {config.train.max_length} exceeds the {usable} positions of {config.model['name']}"
+            f"train.max_length {config.train.max_length} exceeds the {usable} positions of "
+            f"{config.model['name']}"
         )
     if config.train.batching == "packed":
         packing.enable(model)
     return models.attach(model, config.method, seeds.adapter)
-
-
-def count_parameters(config: RunConfig, model: PeftModel) -> dict[str, Any]:
-    """Trainable parameters of adapter and head, all parameters of the backbone, and CRAFT's effective ranks."""
-    adapter, head = models.trained(model)
-    tuner = model.base_model
-    return {
-        "adapter": sum(p.numel() for p in adapter.values()),
-        "head": sum(p.numel() for p in head.values()),
-        "total": sum(p.numel() for p in model.parameters()),
-        "effective_ranks": {n: list(r) for n, r in tuner.ranks().items()}
-        if hasattr(tuner, "ranks")
-        else None,
-    }
-
-
-def summarise(task: Task, fitted: Fit) -> dict[str, Any]:
-    """Best and last scores; null where no epoch was finished."""
-    from craft.glue.metrics import collapsed, predictions_of
-
-    history = fitted.progress.history
-    if not history:
-        return {
-            "headline": task.headline,
-            "best": None,
-            "last": None,
-            "best_epoch": None,
-            "collapsed": None,
-        }
-
-    def metrics(entry: dict[str, Any]) -> dict[str, float]:
-        return {k: v for k, v in entry.items() if k not in ("epoch", "step", "loss", "lr")}
-
-    best = np.concatenate(
-        [predictions_of(task, fitted.logits[f"best.{s}"].numpy()) for s in task.dev]
-    )
-    return {
-        "headline": task.headline,
-        "best": metrics(history[fitted.progress.best_epoch - 1]),
-        "last": metrics(history[-1]),
-        "best_epoch": fitted.progress.best_epoch,
-        "collapsed": collapsed(best, task.regression),
-    }
-
-
-def write_predictions(path: Path, task: Task, fitted: Fit, data: sources.GlueData) -> str:
-    """Dev logits of the best and last epoch, with labels and row indices; returns the tensors' digest."""
-    tensors = dict(fitted.logits)
-    for name in task.dev:
-        split = data.splits[name]
-        dtype = torch.float32 if task.regression else torch.int64
-        tensors[f"labels.{name}"] = torch.tensor(split.labels, dtype=dtype)
-        tensors[f"idx.{name}"] = torch.tensor(split.idx, dtype=torch.int64)
-    return write_tensors(path, tensors, {"task": task.name})
-
-
-def save_adapters(model: PeftModel, fitted: Fit, folder: Path) -> int:
-    """Save adapter and head of the last and of the best epoch as peft folders; returns the bytes of one."""
-    _save_adapter(model, folder / "last")
-    adapter, head = models.trained(model)
-    with torch.no_grad():
-        for name, parameter in {**adapter, **head}.items():
-            if name in fitted.best:
-                parameter.copy_(fitted.best[name])
-    _save_adapter(model, folder / "best")
-    return (folder / "best" / "adapter_model.safetensors").stat().st_size
-
-
-def _save_adapter(model: PeftModel, path: Path) -> None:
-    """Save aside and rename, so that a folder is whole or not there."""
-    aside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    shutil.rmtree(path, ignore_errors=True)
-    aside.rename(path)
 
 
 @contextmanager
@@ -305,7 +243,8 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
 
 
 def _start_attempt(folder: record.RunFolder) -> list[dict[str, Any]]:
-    """The attempts at this run so far and the one that starts now, which counts even if nothing ends it."""
+    """The attempts at this run so far and the one that starts now, which counts even if nothing
+    ends it."""
     attempts = json.loads(folder.attempts.read_text()) if folder.attempts.is_file() else []
     now = datetime.now(UTC).isoformat(timespec="seconds")
     attempts.append({"started": now, "seconds": 0.0, "ended": "killed"})

@@ -29,16 +29,18 @@ def finished_run(config: RunConfig, backbone: models.Backbone) -> Start:
     done = folder.read()
     if done is None or done["status"] != "ok":
         raise InputError(
-            f"start_from={config.task.name} needs the finished run {folder.path.name}: run the same command with "
-            f"task={config.task.name} and start_from=null first"
+            f"start_from={config.task.name} needs the finished run {folder.path.name}: "
+            f"run the same command with task={config.task.name} and start_from=null first"
         )
     return Start(run_id, folder)
 
 
 def start_from(model: PeftModel, start: Start) -> dict[str, Any]:
-    """Load the last epoch's adapter and head; what another number of labels makes unfit keeps its fresh start.
+    """Load the last epoch's adapter and head; what another number of labels makes unfit keeps its
+    fresh start.
 
-    Returns what the record says of it: the run, the tensors loaded, and the tensors skipped with both shapes."""
+    Returns what the record says of it: the run, the tensors loaded, and the tensors skipped with
+    both shapes."""
     state = load_file(start.folder.path / "last" / "adapter_model.safetensors")
     own = get_peft_model_state_dict(model)
     skipped = {
@@ -49,8 +51,15 @@ def start_from(model: PeftModel, start: Start) -> dict[str, Any]:
     fitting = {name: value for name, value in state.items() if name not in skipped}
     if set(state) != set(own):
         odd = sorted(set(state) ^ set(own))
-        raise InputError(f"{start.folder.path.name} does not hold this method's tensors, e.g. {odd[0]}")
+        raise InputError(
+            f"{start.folder.path.name} does not hold this method's tensors, e.g. {odd[0]}"
+        )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some weights of .* were not initialized")
         set_peft_model_state_dict(model, state, ignore_mismatched_sizes=True)
-    return {"run": start.folder.path.name, "id": start.id, "loaded": sorted(fitting), "skipped": skipped}
+    return {
+        "run": start.folder.path.name,
+        "id": start.id,
+        "loaded": sorted(fitting),
+        "skipped": skipped,
+    }

@@ -1,4 +1,5 @@
-"""Files that are whole or not there: atomic writes, and tensors with a checksum of their content."""
+"""Files that are whole or not there: atomic writes, and tensors with a checksum of their
+content."""
 
 import contextlib
 import hashlib
@@ -22,7 +23,8 @@ class DamagedFile(Exception):
 def atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving, it is synced to disk and renamed to `path`.
 
-    Several processes may write the same path at once: each has its own temporary file, the last rename stays."""
+    Several processes may write the same path at once: each has its own temporary file, the last
+    rename stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -84,7 +86,8 @@ def write_tensors(
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `write_tensors` wrote, on the CPU.
 
-    Raises FileNotFoundError where there is no file and DamagedFile where its content does not match its checksum."""
+    Raises FileNotFoundError where there is no file and DamagedFile where its content does not match
+    its checksum."""
     if not path.is_file():
         raise FileNotFoundError(path)
     try:

@@ -1,4 +1,5 @@
-"""What `make reproduce-glue` can run here: findings, the suite that follows from them, and how long it will take."""
+"""What `make reproduce-glue` can run here: findings, the suite that follows from them, and how long
+it will take."""
 
 import os
 import time
@@ -12,7 +13,7 @@ from craft import models, packing
 from craft.config import RunConfig
 from craft.errors import InputError
 from craft.glue.batches import Tokens, batches
-from craft.train import autocast, loss_of
+from craft.optimization import autocast, loss_of
 
 SUITES = ("mini", "small", "paper")
 PAPER_MODELS = {
@@ -23,7 +24,8 @@ PAPER_MODELS = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What is here: where each of the paper's models and GLUE lie (a folder, `hub`, or None), GPU and cores."""
+    """What is here: where each of the paper's models and GLUE lie (a folder, `hub`, or None), GPU
+    and cores."""
 
     gpu: str | None
     cores: int
@@ -38,9 +40,11 @@ class Findings:
 
 
 def find(model_dir: str | None, glue_dir: str | None, hub_answers: bool) -> Findings:
-    """Look for the paper's models (`model_dir`/roberta-base ...), GLUE (`glue_dir`/CoLA ...), and a GPU.
+    """Look for the paper's models (`model_dir`/roberta-base ...), GLUE (`glue_dir`/CoLA ...), and a
+    GPU.
 
-    A hub that answers counts as weights and data being there. InputError where a folder that was given lacks them."""
+    A hub that answers counts as weights and data being there. InputError where a folder that was
+    given lacks them."""
     weights: dict[str, str | None] = {}
     for name, folder in PAPER_MODELS.items():
         weights[name] = "hub" if hub_answers else None
@@ -88,7 +92,8 @@ def hub_answers(seconds: float = 3.0) -> bool:
 
 
 def choose(findings: Findings, wanted: str | None) -> tuple[str, str]:
-    """The suite to run and why. InputError names what is missing where a GPU is there and weights or data are not."""
+    """The suite to run and why. InputError names what is missing where a GPU is there and weights
+    or data are not."""
     lacking = [
         f"{name} weights (MODEL_DIR=FOLDER)"
         for name, place in findings.weights.items()

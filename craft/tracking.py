@@ -26,7 +26,8 @@ class WandbTracker:
 
     An exception ends wandb's run, too.
 
-    The run's id is the identity's digest, so that a run that goes on after a kill does not become two."""
+    The run's id is the identity's digest, so that a run that goes on after a kill does not become
+    two."""
 
     def __init__(
         self, project: str, run_id: str, name: str, config: Mapping[str, Any], folder: str
@@ -60,7 +61,8 @@ Tracker = NoTracker | WandbTracker
 def tracker(
     logger: Mapping[str, Any], run_id: str, name: str, config: Mapping[str, Any], folder: str
 ) -> Tracker:
-    """The tracker that the `logger` section asks for; InputError where wandb is asked for and not installed."""
+    """The tracker that the `logger` section asks for; InputError where wandb is asked for and not
+    installed."""
     if logger["name"] == "none":
         return NoTracker()
     if logger["name"] != "wandb":

@@ -1,8 +1,8 @@
 """The training loop: `fit` takes a model and tokens and returns what happened.
 
-Resume is exact: a step's random stream is seeded from (seed, step) and an epoch's order from (seed, epoch), so a checkpoint
-holds parameters, moments and counters, and no generator state. Nothing in a step waits for the device.
-"""
+Resume is exact: a step's random stream is seeded from (seed, step) and an epoch's order from (seed,
+epoch), so a checkpoint holds parameters, moments and counters, and no generator state. Nothing in a
+step waits for the device."""
 
 import hashlib
 import math
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from craft.checkpoint import load_checkpoint, save_checkpoint
 from craft.config import TrainSettings
 from craft.glue.batches import Batch, Tokens, batches, order
 from craft.models import trained
+from craft.optimization import autocast, learning_rate, loss_of, make_optimizer, steps_in
 
 
 class Interrupted(BaseException):
@@ -31,7 +31,8 @@ class Interrupted(BaseException):
 
 @dataclass(frozen=True)
 class Seeds:
-    """Seeds derived from the run's one seed, so that every method sees the same head start and the same data order."""
+    """Seeds derived from the run's one seed, so that every method sees the same head start and the
+    same data order."""
 
     head: int
     order: int
@@ -66,7 +67,8 @@ class Progress:
 
 @dataclass
 class Fit:
-    """What a run came to: its progress, dev logits of the best and last epoch, and the best epoch's parameters."""
+    """What a run came to: its progress, dev logits of the best and last epoch, and the best epoch's
+    parameters."""
 
     status: str  # ok | diverged
     progress: Progress
@@ -76,7 +78,8 @@ class Fit:
 
 @dataclass(frozen=True)
 class Loop:
-    """What `fit` is given besides the model: tokens, settings, seeds, and where to keep a checkpoint."""
+    """What `fit` is given besides the model: tokens, settings, seeds, and where to keep a
+    checkpoint."""
 
     train: Tokens
     dev: dict[str, Tokens]
@@ -93,50 +96,6 @@ class Loop:
         [Progress, int, Tensor | None], None
     ]  # progress, total steps, running loss on the device
     stop: Callable[[], bool]
-
-
-def learning_rate(peak: float, step: int, warmup: int, total: int) -> float:
-    """Linear warm-up from 0 over `warmup` steps, then linear decay to 0 at `total`."""
-    if step < warmup:
-        return peak * step / warmup
-    return peak * max(0, total - step) / max(1, total - warmup)
-
-
-def steps_in(rows: int, settings: TrainSettings) -> tuple[int, int]:
-    """Optimizer steps of one epoch and of the whole run."""
-    each = math.ceil(rows / settings.batch_size)
-    total = each * settings.epochs
-    return each, total if settings.max_steps is None else min(total, settings.max_steps)
-
-
-def loss_of(logits: Tensor, labels: Tensor, regression: bool, rows: int) -> Tensor:
-    """Cross-entropy or squared error, summed and divided by the rows of the global batch."""
-    if regression:
-        return functional.mse_loss(logits[:, 0].float(), labels.float(), reduction="sum") / rows
-    return functional.cross_entropy(logits.float(), labels, reduction="sum") / rows
-
-
-def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW over (adapter, head) x (matrices with decay, vectors without), together exactly the trainable set."""
-    adapter, head = trained(model)
-    groups = []
-    for parameters, lr in ((adapter, settings.lr), (head, settings.head_lr)):
-        for decays in (True, False):
-            chosen = [p for p in parameters.values() if (p.ndim >= 2) == decays]
-            if chosen:
-                decay = settings.weight_decay if decays else 0.0
-                groups.append({"params": chosen, "lr": lr, "peak": lr, "weight_decay": decay})
-    covered = {id(p) for group in groups for p in group["params"]}
-    assert covered == {id(p) for p in model.parameters() if p.requires_grad}, (
-        "optimizer groups miss a parameter"
-    )
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, betas=betas, eps=settings.eps, fused=True)
-
-
-def autocast(settings: TrainSettings) -> torch.autocast:
-    dtype = torch.float16 if settings.precision == "fp16" else torch.bfloat16
-    return torch.autocast(settings.device, dtype=dtype, enabled=settings.precision != "fp32")
 
 
 @torch.no_grad()
@@ -161,10 +120,11 @@ def predict(
 
 
 def fit(model: nn.Module, loop: Loop) -> Fit:
-    """Train for the given epochs, evaluating after each; goes on from `loop.checkpoint` where there is one.
+    """Train for the given epochs, evaluating after each; goes on from `loop.checkpoint` where there
+    is one.
 
-    The best epoch is the first with the highest headline. A loss that is not finite ends the run as `diverged`. Raises
-    Interrupted after writing a checkpoint when `loop.stop()` says so."""
+    The best epoch is the first with the highest headline. A loss that is not finite ends the run as
+    `diverged`. Raises Interrupted after writing a checkpoint when `loop.stop()` says so."""
     settings = loop.settings
     device = torch.device(settings.device)
     model.to(device).train()
@@ -282,10 +242,17 @@ def _update(
 
 
 def _evaluate(
-    model: nn.Module, loop: Loop, progress: Progress, logits: dict[str, Tensor], best: dict[str, Tensor],
-    parameters: dict[str, nn.Parameter], loss: float, lr: float,
-) -> bool:  # fmt: skip
-    """Score the dev splits, append to the history, and keep logits and parameters of the best epoch.
+    model: nn.Module,
+    loop: Loop,
+    progress: Progress,
+    logits: dict[str, Tensor],
+    best: dict[str, Tensor],
+    parameters: dict[str, nn.Parameter],
+    loss: float,
+    lr: float,
+) -> bool:
+    """Score the dev splits, append to the history, and keep logits and parameters of the best
+    epoch.
 
     False where the logits are not finite: the epoch's last step has spoilt the model."""
     clock = time.perf_counter()

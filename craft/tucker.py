@@ -6,7 +6,7 @@ Plain tensors in, plain tensors out; no model is known here.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,11 +15,25 @@ import torch
 from torch import Tensor
 
 from craft.errors import InputError
+from craft.ranks import Rank, check_ranks, clip_ranks, energy_rank
 from craft.storage import DamagedFile, digest_of_tensors, read_tensors, sha256, write_tensors
 
 Algorithm = Literal["hosvd", "hooi", "random"]
 ALGORITHMS: tuple[Algorithm, ...] = ("hosvd", "hooi", "random")
 HOOI_SWEEPS = 10
+
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "DecompositionCache",
+    "Tucker",
+    "check_ranks",
+    "clip_ranks",
+    "decompose",
+    "decompose_cached",
+    "gram_matrices",
+    "use_cache",
+]
 
 
 @dataclass(frozen=True)
@@ -43,32 +57,9 @@ class Tucker:
             return tucker_to_tensor((self.core, list(self.factors)))
 
 
-def check_ranks(ranks: Sequence[int]) -> tuple[int, int, int]:
-    """Three positive integers, or an InputError that shows what was given."""
-    given = list(ranks) if isinstance(ranks, Iterable) else [ranks]
-    whole = [isinstance(r, int) and not isinstance(r, bool) and r > 0 for r in given]
-    if len(whole) != 3 or not all(whole):
-        raise InputError(f"ranks must be three positive integers (r1, r2, r3), not {ranks!r}")
-    r1, r2, r3 = given
-    return r1, r2, r3
-
-
-def clip_ranks(
-    ranks: Sequence[int], shape: Sequence[int], name: str = "tensor"
-) -> tuple[int, int, int]:
-    """Ranks cut to the sizes of their modes, with a warning: a mode of size n has no more than n orthonormal vectors."""
-    r1, r2, r3 = (min(r, n) for r, n in zip(check_ranks(ranks), shape, strict=True))
-    if (r1, r2, r3) != tuple(ranks):
-        warnings.warn(
-            f"ranks {tuple(ranks)} exceed the shape {tuple(shape)} of {name}; using {(r1, r2, r3)}",
-            stacklevel=3,
-        )
-    return r1, r2, r3
-
-
 def decompose(
     tensor: Tensor | Sequence[Tensor],
-    ranks: Sequence[int],
+    ranks: Sequence[Rank],
     algorithm: Algorithm = "hosvd",
     seed: int = 0,
     name: str = "tensor",
@@ -78,25 +69,33 @@ def decompose(
     `hosvd`   U_n = the r_n leading left singular vectors of the unfolding W_(n), by an eigendecomposition of its Gram
               matrix W_(n) W_(n)^T (one pass, no alternation: the paper's definition). Gram matrices are summed matrix by
               matrix, so the stack is never copied.
-    `hooi`    HOSVD followed by ten alternating sweeps (De Lathauwer et al. 2000b), for ablations.
+    `hooi`    HOSVD followed by ten alternating sweeps (De Lathauwer et al. 2000b), for ablations;
+              these do hold the whole stack in float64.
     `random`  random orthonormal factors from `seed` and the core that fits them best, for ablations.
 
-    The largest entry of every column of U_n is positive, so that two runs agree. Ranks above a mode's size are clipped
-    with a warning. InputError where `tensor` is not third-order, not floating point, or holds NaN or inf.
+    A rank is a whole number (clipped to the mode's size with a warning), a fraction of the mode's size, or
+    `energy:<share>` of the eigenvalues of its Gram matrix. The largest entry of every column of U_n is positive, so
+    that two runs agree. InputError where `tensor` is not third-order, not floating point, or holds NaN or inf.
     """
     slices = _slices(tensor, name)
     shape = (len(slices), *slices[0].shape)
-    ranks = clip_ranks(ranks, shape, name)
+    wanted = clip_ranks(ranks, shape, name)
     if algorithm not in ALGORITHMS:
         raise InputError(f"decomposition {algorithm!r} is not one of {', '.join(ALGORITHMS)}")
-    if algorithm == "random":
-        factors = _random_factors(shape, ranks, seed, slices[0].device)
-    else:
+    by_energy = any(isinstance(r, str) for r in wanted)
+    if algorithm != "random" or by_energy:
         grams = gram_matrices(slices)
-        factors = tuple(_leading_vectors(gram, r) for gram, r in zip(grams, ranks, strict=True))
+        u1, u2, u3 = (_leading_vectors(gram, r) for gram, r in zip(grams, wanted, strict=True))
+        found = u1.shape[1], u2.shape[1], u3.shape[1]
+    else:
+        found = wanted
+    if algorithm == "random":
+        factors = _random_factors(shape, found, seed, slices[0].device)
+    else:
+        factors = u1, u2, u3
     if algorithm == "hooi":
         for _ in range(HOOI_SWEEPS):
-            factors = _alternate(slices, factors, ranks)
+            factors = _alternate(slices, factors, found)
     return Tucker(_core(slices, factors), factors)
 
 
@@ -135,9 +134,11 @@ def gram_matrices(slices: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return layers, rows, columns
 
 
-def _leading_vectors(gram: Tensor, rank: int) -> Tensor:
+def _leading_vectors(gram: Tensor, rank: int | str) -> Tensor:
     """The `rank` leading eigenvectors, descending; on the CPU, whose LAPACK is the reference."""
-    vectors = torch.linalg.eigh(gram.cpu()).eigenvectors
+    values, vectors = torch.linalg.eigh(gram.cpu())
+    if isinstance(rank, str):
+        rank = energy_rank(values.flip(0), rank)
     return _fix_signs(vectors.flip(-1)[:, :rank]).to(gram.device)
 
 
@@ -186,7 +187,7 @@ def _alternate(
 class DecompositionCache:
     """Decompositions in a folder, keyed by the weights' content, the ranks and the algorithm.
 
-    Any number of processes may fill it at once (each file is written aside and renamed); a damaged file is decomposed
+    It is also where factors are stored once per backbone: an adapter saved without its factors finds them here. Any number of processes may fill it at once (each file is written aside and renamed); a damaged file is decomposed
     again and replaced."""
 
     folder: Path
@@ -194,7 +195,7 @@ class DecompositionCache:
     def decompose(
         self,
         slices: Sequence[Tensor],
-        ranks: Sequence[int],
+        ranks: Sequence[Rank],
         algorithm: Algorithm = "hosvd",
         seed: int = 0,
         name: str = "tensor",
@@ -234,7 +235,7 @@ def use_cache(folder: Path | str | None) -> None:
 
 def decompose_cached(
     slices: Sequence[Tensor],
-    ranks: Sequence[int],
+    ranks: Sequence[Rank],
     algorithm: Algorithm = "hosvd",
     seed: int = 0,
     name: str = "tensor",

@@ -31,7 +31,7 @@ class Refused(BaseException):
 
 
 def stopped() -> bool:
-    """Whether SIGTERM, SIGUSR2 or SIGINT has asked this process to stop; a second SIGINT ends it."""
+    """Whether SIGTERM, SIGUSR2 or SIGINT has asked this process to stop; SIGINT twice ends it."""
     return bool(_received)
 
 
@@ -44,7 +44,7 @@ def _receive(number: int, _frame: object) -> None:
 
 
 def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap what `hydra.main` wraps: a user's error ends a run, or one job of a sweep, in one line."""
+    """Wrap what `hydra.main` wraps: a user's error ends a run, or one job of a sweep, in a line."""
 
     @functools.wraps(main)
     def wrapped(cfg: DictConfig) -> Any:
@@ -61,18 +61,21 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
 
 def options(arguments: list[str], **defaults: str | None) -> dict[str, str | None]:
-    """Read `name=value` arguments of a script without a Hydra config; InputError on an unknown name."""
+    """Read `name=value` arguments of a script without a Hydra config; InputError on an unknown
+    name."""
     given = dict(defaults)
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals or name not in defaults:
-            raise InputError(f"{argument!r} is not one of {', '.join(f'{known}=' for known in defaults)}")
+            raise InputError(
+                f"{argument!r} is not one of {', '.join(f'{known}=' for known in defaults)}"
+            )
         given[name] = value or defaults[name]
     return given
 
 
 def start(main: Callable[[], None]) -> None:
-    """Run a main function and leave with an exit code: 0, 2 after a user's error, 130 when stopped."""
+    """Run a main function and leave with 0, 2 after a user's error, or 130 when stopped."""
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, _receive)
     from craft.train import Interrupted

@@ -1,14 +1,17 @@
 """Pre-train the embedded mini RoBERTa by masked language modelling on plain English text.
 
-    python scripts/pretrain_mini.py --corpus CORPUS --minutes 18                      one process, GPU if there is one
-    torchrun --nproc-per-node 2 scripts/pretrain_mini.py --corpus CORPUS --tokens 1e8  two processes (CPU threads or GPUs)
+    python scripts/pretrain_mini.py --corpus CORPUS --minutes 18                      one process,
+    GPU if there is one
+    torchrun --nproc-per-node 2 scripts/pretrain_mini.py --corpus CORPUS --tokens 1e8  two processes
+    (CPU threads or GPUs)
 
-CORPUS is a text file, an .xz text file or a folder of them: one paragraph a line, a blank line between articles. Started
-again with the same --work folder, training goes on from its last checkpoint, also under a larger budget. The model,
-its tokenizer and `pretraining.json` (what was done, and the held-out loss) end in --out.
-"""
+CORPUS is a text file, an .xz text file or a folder of them: one paragraph a line, a blank line
+between articles. Started again with the same --work folder, training goes on from its last
+checkpoint, also under a larger budget. The model, its tokenizer and `pretraining.json` (what was
+done, and the held-out loss) end in --out."""
 
 import argparse
+import builtins
 import hashlib
 import json
 import lzma
@@ -37,7 +40,8 @@ from transformers import (
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the first four have RoBERTa's ids
 LAYERS = 12
 LENGTH = 128
-MASKING = 0.2  # share of positions to predict; of these 80 % become <mask>, 10 % a random token (Devlin et al. 2019)
+# share of positions to predict; of these 80 % become <mask>, 10 % a random token (Devlin et al. 2019)
+MASKING = 0.2
 
 
 def arguments() -> argparse.Namespace:
@@ -65,7 +69,7 @@ def arguments() -> argparse.Namespace:
         type=int,
         nargs="+",
         default=[12],
-        help="progressive stacking: depths to train one after the other, each twice the last, e.g. 3 6 12",
+        help="progressive stacking: depths one after the other, each twice the last, e.g. 3 6 12",
     )
     parser.add_argument(
         "--shares", type=float, nargs="+", default=[1.0], help="share of the budget at each depth"
@@ -90,7 +94,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--shares {given.shares} must be one for each depth and sum to 1")
     if not given.corpus.exists():
         parser.error(
-            f"--corpus {given.corpus} does not exist; give a text file, an .xz file or a folder of them"
+            f"--corpus {given.corpus} does not exist; give a text file, "
+            "an .xz file or a folder of them"
         )
     return given
 
@@ -114,22 +119,18 @@ def corpus_files(corpus: Path) -> list[Path]:
 
 
 def paragraphs(file: Path) -> Iterator[str]:
-    opened = (
-        lzma.open(file, "rt", encoding="utf-8")
-        if file.suffix == ".xz"
-        else file.open(encoding="utf-8")
-    )
-    with opened as lines:
+    with (lzma if file.suffix == ".xz" else builtins).open(file, "rt", encoding="utf-8") as lines:
         yield from (line.rstrip("\n") for line in lines)
 
 
-# ---- tokenizer and tokens -------------------------------------------------------------------------------------------
+# ---- tokenizer and tokens ------------------------------------------------------------------------
 
 
 def train_tokenizer(
     files: list[Path], vocab_size: int, out: Path, sample_megabytes: int = 24
 ) -> None:
-    """Train the byte-level BPE on the first `sample_megabytes` of every file and save it as a RoBERTa tokenizer."""
+    """Train the byte-level BPE on the first `sample_megabytes` of every file and save it as a
+    RoBERTa tokenizer."""
 
     def sample() -> Iterator[str]:
         for file in files:
@@ -173,7 +174,8 @@ def encode(files: list[Path], tokenizer: PreTrainedTokenizerFast, path: Path) ->
         for file in files:
             block: list[str] = []
             for paragraph in paragraphs(file):
-                # a blank line ends an article; within an article a line break is one token of its own
+                # a blank line ends an article; within an article a line break is one token of its
+                # own
                 block.append(paragraph + "\n" if paragraph else "")
                 if len(block) == 20_000:
                     written += flush(block)
@@ -185,11 +187,12 @@ def encode(files: list[Path], tokenizer: PreTrainedTokenizerFast, path: Path) ->
     temporary.replace(path)
 
 
-# ---- batches --------------------------------------------------------------------------------------------------------
+# ---- batches -------------------------------------------------------------------------------------
 
 
 class Sequences:
-    """Sequences of 128 tokens, `<s>` + 126 tokens of running text + `</s>`; the last 1,024 are held out."""
+    """Sequences of 128 tokens, `<s>` + 126 tokens of running text + `</s>`; the last 1,024 are held
+    out."""
 
     HELD_OUT = 1024
 
@@ -199,7 +202,8 @@ class Sequences:
         self.rows = flat[: len(flat) // content * content].reshape(-1, content)
         if len(self.rows) < 2 * self.HELD_OUT:
             sys.exit(
-                f"pretrain_mini: the corpus has {len(flat)} tokens; at least {2 * self.HELD_OUT * content} are needed"
+                f"pretrain_mini: the corpus has {len(flat)} tokens; at least "
+                f"{2 * self.HELD_OUT * content} are needed"
             )
         self.trained = len(self.rows) - self.HELD_OUT
         self.seed = seed
@@ -227,7 +231,8 @@ class Sequences:
 def mask(
     tokens: torch.Tensor, vocab_size: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose the positions to predict and hide them; returns the hidden input and the flat chosen positions.
+    """Choose the positions to predict and hide them; returns the hidden input and the flat chosen
+    positions.
 
     Every batch has the same number of positions to predict, so that shapes never change."""
     count = round(MASKING * tokens.numel())
@@ -243,11 +248,12 @@ def mask(
     return inputs, chosen
 
 
-# ---- model ----------------------------------------------------------------------------------------------------------
+# ---- model ---------------------------------------------------------------------------------------
 
 
 def mini_config(vocab_size: int, dropout: float, layers: int = LAYERS) -> RobertaConfig:
-    """RoBERTa-base's depth at a quarter of its width; `dropout` is 0 in pre-training and 0.1 in the saved config."""
+    """RoBERTa-base's depth at a quarter of its width; `dropout` is 0 in pre-training and 0.1 in the
+    saved config."""
     return RobertaConfig(
         vocab_size=vocab_size,
         hidden_size=192,
@@ -257,7 +263,8 @@ def mini_config(vocab_size: int, dropout: float, layers: int = LAYERS) -> Robert
         max_position_embeddings=LENGTH + 2,  # RoBERTa's positions start at 2
         type_vocab_size=1,
         layer_norm_eps=1e-5,
-        initializer_range=0.05,  # about 1/sqrt(192): at 0.02 attention starts too flat and learns late
+        # about 1/sqrt(192): at 0.02 attention starts too flat and learns late
+        initializer_range=0.05,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         bos_token_id=0,
@@ -268,10 +275,12 @@ def mini_config(vocab_size: int, dropout: float, layers: int = LAYERS) -> Robert
 
 @torch.no_grad()
 def start_local(model: RobertaForMaskedLM) -> None:
-    """Start attention near: sinusoidal position embeddings, still trained, and keys equal to queries.
+    """Start attention near: sinusoidal position embeddings, still trained, and keys equal to
+    queries.
 
-    From random positions a small post-norm encoder spends tens of millions of tokens at the unigram loss before it finds
-    neighbouring words; equal projections make similar positions attend to each other (Trockman and Kolter 2023)."""
+    From random positions a small post-norm encoder spends tens of millions of tokens at the unigram
+    loss before it finds neighbouring words; equal projections make similar positions attend to each
+    other (Trockman and Kolter 2023)."""
     embedding = model.roberta.embeddings.position_embeddings.weight  # (130, 192)
     position = torch.arange(len(embedding), dtype=torch.float32)[:, None]
     frequency = torch.exp(
@@ -312,14 +321,15 @@ def held_out_loss(model: RobertaForMaskedLM, rows: torch.Tensor, device: torch.d
 
 
 def train_flops_per_token(config: RobertaConfig) -> float:
-    """6 per weight that a token meets, plus attention's two products; the head sees the masked share of tokens."""
+    """6 per weight that a token meets, plus attention's two products; the head sees the masked
+    share of tokens."""
     d, layers = config.hidden_size, config.num_hidden_layers
     encoder = layers * (4 * d * d + 2 * d * config.intermediate_size)
     head = MASKING * (d * d + d * config.vocab_size)
     return 6 * (encoder + head) + 12 * layers * LENGTH * d
 
 
-# ---- optimizer state on disk ----------------------------------------------------------------------------------------
+# ---- optimizer state on disk ---------------------------------------------------------------------
 
 
 def save_checkpoint(
@@ -353,11 +363,12 @@ def load_checkpoint(path: Path, model: RobertaForMaskedLM, optimizer: torch.opti
         }
 
 
-# ---- training -------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
 def learning_rate(peak: float, done: float) -> float:
-    """Warm-up over 5 % of the budget, constant, then linear decay to zero over the last 40 %; `done` in [0, 1]."""
+    """Warm-up over 5 % of the budget, constant, then linear decay to zero over the last 40 %;
+    `done` in [0, 1]."""
     return peak * min(done / 0.05, 1.0, (1.0 - done) / 0.4) if done < 1 else 0.0
 
 
@@ -381,7 +392,8 @@ def stack(
     deep: RobertaForMaskedLM,
     its_optimizer: torch.optim.AdamW,
 ) -> None:
-    """Fill a model of twice the depth: layer l takes weights and moments of layer l mod depth (Gong et al. 2019)."""
+    """Fill a model of twice the depth: layer l takes weights and moments of layer l mod depth (Gong
+    et al. 2019)."""
     depth = shallow.config.num_hidden_layers
     source = dict(shallow.named_parameters())
     for name, parameter in deep.named_parameters():
@@ -403,7 +415,7 @@ def hardware(device: torch.device, processes: int, threads: int) -> str:
     if Path("/proc/cpuinfo").exists():
         names = [
             line.split(":")[1].strip()
-            for line in open("/proc/cpuinfo")
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
             if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
@@ -443,7 +455,8 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
         load_checkpoint(checkpoint, model, optimizer)
         if progress["sequences"] != given.sequences:
             sys.exit(
-                f"pretrain_mini: {checkpoint} was made with --sequences {progress['sequences']}, not {given.sequences}"
+                f"pretrain_mini: {checkpoint} was made with --sequences "
+                f"{progress['sequences']}, not {given.sequences}"
             )
     loss_of = torch.compile(masked_loss) if given.compile else masked_loss
 
@@ -465,7 +478,9 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
         )
         left = seconds / 60 * (1 - done) / max(done, 1e-9)
         print(
-            f"step {step}  {model.config.num_hidden_layers} layers  {step * given.sequences * LENGTH / 1e6:.1f}M tokens  loss {loss:.3f}  {rate / 1e3:.1f}k tokens/s"
+            f"step {step}  {model.config.num_hidden_layers} layers  "
+            f"{step * given.sequences * LENGTH / 1e6:.1f}M tokens  loss {loss:.3f}  "
+            f"{rate / 1e3:.1f}k tokens/s"
             f"{utilisation}  {100 * done:.1f} % done, {left:.0f} min left",
             flush=True,
         )
@@ -536,10 +551,16 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
 
 
 def finish(
-    given: argparse.Namespace, model: RobertaForMaskedLM, sequences: Sequences, device: torch.device,
-    step: int, seconds: float, processes: int,
-) -> None:  # fmt: skip
-    """Write the model as fp16 safetensors and what is known of its training; the loss is that of the written weights."""
+    given: argparse.Namespace,
+    model: RobertaForMaskedLM,
+    sequences: Sequences,
+    device: torch.device,
+    step: int,
+    seconds: float,
+    processes: int,
+) -> None:
+    """Write the model as fp16 safetensors and what is known of its training; the loss is that of
+    the written weights."""
     config = mini_config(model.config.vocab_size, dropout=0.1)
     written = RobertaForMaskedLM(config)
     written.load_state_dict(model.state_dict())
@@ -562,7 +583,8 @@ def finish(
         "budget_shares": given.shares,
         "learning_rate": given.lr,
         "schedule": "warm-up 5 %, constant, linear decay over the last 40 % of the budget",
-        "optimizer": "AdamW, betas 0.9 and 0.98, eps 1e-6, weight decay 0.01 on matrices, gradient norm clipped at 1",
+        "optimizer": "AdamW, betas 0.9 and 0.98, eps 1e-6, weight decay 0.01 on matrices, "
+        "gradient norm clipped at 1",
         "precision": "bf16 autocast, float32 weights; saved in fp16",
         "seed": given.seed,
         "hardware": hardware(device, processes, given.threads),

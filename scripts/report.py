@@ -1,10 +1,9 @@
 """Tables, figures and CSV from run records.
 
-python scripts/report.py                                   results/runs -> results/, and the
-README's block python scripts/report.py records=outputs/runs              -> outputs/report
-python scripts/report.py records=a,b out=FOLDER models=ENCODER,roberta-base
-python scripts/report.py --check                           fail where results/ is not what its
-records say
+python scripts/report.py                           results/runs -> results/ and the README's block
+python scripts/report.py records=outputs/runs      -> outputs/report
+python scripts/report.py records=a,b out=FOLDER models=ENCODER,FacebookAI/roberta-base
+python scripts/report.py --check                   fail where results/ is not what its records say
 """
 
 import sys
@@ -22,7 +21,10 @@ def main() -> None:
     from craft.report.load import load
     from craft.storage import write_text
 
-    options = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    options = {}
+    for argument in sys.argv[1:]:
+        key, _, value = argument.partition("=")
+        options[key] = value
     if odd := [key for key in options if key not in (*KEYS, "--check")]:
         raise InputError(f"{odd[0]!r} is not one of {', '.join(f'{k}=...' for k in KEYS)}, --check")
     results = ROOT / "results"
@@ -58,8 +60,7 @@ def main() -> None:
 
 
 def _stacks(models: str | None) -> list:
-    """The weights for the PCA and the spectra: folders or names on the hub; by default the mini
-    RoBERTa's, if there."""
+    """Weights for PCA and spectra: folders or hub names; else the mini RoBERTa's, if there."""
     from craft.models import locate
     from craft.report.weights import read_stacks
 

@@ -1,6 +1,7 @@
 """`make reproduce-glue`: what is here, the suite, the plan, the runs, the tables and figures.
 
-    python scripts/reproduce.py [suite=mini|small|paper] [methods=craft,lora] [tasks=rte,mrpc] [seeds=0,1] [workers=2]
+    python scripts/reproduce.py [suite=mini|small|paper] [methods=craft,lora] [tasks=rte,mrpc]
+    [seeds=0,1] [workers=2]
                                 [glue_dir=FOLDER] [model_dir=FOLDER] [outputs=FOLDER]
 
 Runs that are done are skipped: after an interruption the same command goes on.
@@ -58,8 +59,8 @@ class Planned:
 
 
 def sweeps(suite: str, given: dict[str, Any], findings: Any) -> list[Sweep]:
-    """What a suite runs. The mini suite's grid is that of experiment=mini; the paper suite's rows are CRAFT's, and those
-    that methods= adds."""
+    """What a suite runs. The mini suite's grid is that of experiment=mini; the paper suite's rows
+    are CRAFT's, and those that methods= adds."""
     grid = OmegaConf.load(CONFIGS / "experiment" / "mini.yaml").hydra.sweeper.params
 
     def values(name: str, default: str) -> list[str]:
@@ -123,7 +124,8 @@ def plan(grids: list[Sweep]) -> list[Planned]:
 
 
 def calibrate(sweep: Sweep) -> tuple[str, float]:
-    """The faster precision of this machine and its tokens a second in one worker, on the first run of a sweep."""
+    """The faster precision of this machine and its tokens a second in one worker, on the first run
+    of a sweep."""
     from craft import models, suite
     from craft.config import check
     from craft.glue import sources
@@ -145,7 +147,8 @@ def calibrate(sweep: Sweep) -> tuple[str, float]:
 
 
 def carry_out(grids: list[Sweep], planned: list[Planned], workers: int, outputs: str) -> None:
-    """Run the sweeps one after the other, with one progress display; their own output goes to reproduce.log."""
+    """Run the sweeps one after the other, with one progress display; their own output goes to
+    reproduce.log."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -166,7 +169,8 @@ def carry_out(grids: list[Sweep], planned: list[Planned], workers: int, outputs:
     with log.open("a") as stream, Progress(*columns) as bar:
         shown = bar.add_task("runs", total=len(planned))
         for sweep in grids:
-            # a session of its own: a Ctrl-C reaches this process alone, which hands it on to all workers
+            # a session of its own: a Ctrl-C reaches this process alone, which hands it on to all
+            # workers
             command = [*sweep.command(), *launcher]
             process = subprocess.Popen(
                 command, stdout=stream, stderr=stream, start_new_session=True
@@ -205,7 +209,8 @@ def main() -> None:
     pending = [run for run in planned if not run.done()]
     minutes = sum(run.tokens for run in pending) / rate / workers / 60
     print(
-        f"{len(planned)} runs, {len(planned) - len(pending)} of them done; {workers} at a time in {precision}, "
+        f"{len(planned)} runs, {len(planned) - len(pending)} of them done; {workers} at a time "
+        f"in {precision}, "
         f"{rate:,.0f} tokens a second each: about {minutes:.0f} minutes\n"
     )
     if pending:

@@ -1,12 +1,16 @@
 """Packed batches equal padded ones, and every epoch sees every row once."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
-from tiny_bench import Bench, task_of, write_glue  # noqa: F401
+from tiny_bench import Bench, task_of
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from craft import models, packing
 from craft.errors import InputError
+from craft.glue import sources
 from craft.glue.batches import batches, encode, order
 from craft.glue.tasks import Split
 from craft.run import prepare
@@ -27,8 +31,6 @@ def texts(*sentences):
 
 
 def tokens_of(bench, task="rte", split=None, max_length=32):
-    from craft.glue import sources
-
     if split is None:
         source = {"source": "local", "dir": str(bench.glue)}
         split = sources.load(task_of(task), source, ["train"]).splits["train"]
@@ -36,7 +38,12 @@ def tokens_of(bench, task="rte", split=None, max_length=32):
 
 
 def tokenizer_of(bench):
-    return models.tokenizer_of(models.locate(bench.config().model))
+    return _tokenizer(bench.model)
+
+
+@functools.cache
+def _tokenizer(folder):
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def prepared(bench, *more, **choices):
@@ -51,9 +58,17 @@ def prepared(bench, *more, **choices):
     return model
 
 
-def batches_of(bench, model, tokens, packed, rows=None, size=7, skip=0):
+@functools.cache
+def layout(folder):
+    """The first position and the padding id of the encoder in a folder."""
+    config = AutoConfig.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_config(config)
+    return models.first_position(model), config.pad_token_id
+
+
+def batches_of(bench, tokens, packed, rows=None, size=7, skip=0):
     rows = np.arange(len(tokens)) if rows is None else rows
-    first, pad = models.first_position(model), tokenizer_of(bench).pad_token_id
+    first, pad = layout(bench.model)
     return list(batches(tokens, rows, size, packed, CPU, first, pad, skip))
 
 
@@ -71,7 +86,7 @@ def test_packed_equals_padded_in_logits_and_gradients(kind, method):
     tokens, found = tokens_of(kind), {}
     for batching in ("packed", "padded"):
         model = prepared(kind, f"train.batching={batching}", method=method)
-        made = batches_of(kind, model, tokens, batching == "packed")
+        made = batches_of(kind, tokens, batching == "packed")
         found[batching] = logits_and_gradients(model, made)
     (packed, ours), (padded, theirs) = found["packed"], found["padded"]
     assert packed.std() > 0.01
@@ -88,29 +103,26 @@ def test_predictions_are_in_the_order_of_the_rows_whatever_the_batches(kind, pre
     for batching, size in (("packed", 64), ("packed", 3), ("padded", 5)):
         more = [f"train.batching={batching}", f"train.eval_batch_size={size}"]
         config = kind.config(*more, f"train.precision={precision}")
-        model = prepared(kind, *more)
-        pad = tokenizer_of(kind).pad_token_id
-        found.append(predict(model, tokens, config.train, models.first_position(model), pad))
+        found.append(predict(prepared(kind, *more), tokens, config.train, *layout(kind.model)))
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], atol=1e-5 if precision == "fp32" else 0.1)
     model = prepared(kind, "train.batching=padded")
     for row in (0, 7):
-        (batch,) = batches_of(kind, model, tokens, False, rows=np.array([row]))
+        (batch,) = batches_of(kind, tokens, False, rows=np.array([row]))
         alone = model(**batch.inputs).logits[0].detach().numpy()
         np.testing.assert_allclose(found[0][row], alone, atol=1e-5 if precision == "fp32" else 0.1)
 
 
 def test_stock_model_gives_the_same_logits_from_its_own_tokenizer(kind):
-    """Positions, token types and padding are what the tokenizer and the model make of the texts by themselves."""
-    model = prepared(kind, "train.batching=padded")
+    """Positions, token types and padding are what tokenizer and model make by themselves."""
     pairs = [["so good", "the film"], ["one bad scene", "very"], ["a", "b"]]
     inputs = tokenizer_of(kind)(*zip(*pairs, strict=True), padding=True, return_tensors="pt")
     split = Split("train", tuple(map(list, zip(*pairs, strict=True))), [0, 0, 0], [0, 1, 2])
+    stock = prepared(kind, "train.batching=padded")(**inputs).logits
     for batching in ("padded", "packed"):
         model = prepared(kind, f"train.batching={batching}")
-        made = batches_of(kind, model, tokens_of(kind, split=split), batching == "packed", size=1)
+        made = batches_of(kind, tokens_of(kind, split=split), batching == "packed", size=1)
         found = torch.cat([model(**batch.inputs).logits for batch in made])
-        stock = prepared(kind, "train.batching=padded")(**inputs).logits
         torch.testing.assert_close(found, stock, atol=1e-5, rtol=0)
 
 
@@ -125,10 +137,9 @@ def test_bert_gets_token_types_and_roberta_none(tiny_bert, tiny_roberta, tiny_gl
 
 def test_packed_batch_holds_no_padding(kind):
     tokens = tokens_of(kind)
-    model = prepared(kind)
     rows = order(len(tokens), 1, 0)
-    packed = batches_of(kind, model, tokens, True, rows)
-    padded = batches_of(kind, model, tokens, False, rows)
+    packed = batches_of(kind, tokens, True, rows)
+    padded = batches_of(kind, tokens, False, rows)
     for ours, theirs in zip(packed, padded, strict=True):
         useful = int(tokens.lengths[ours.rows].sum())
         assert ours.tokens == ours.inputs["input_ids"].numel() == useful
@@ -140,10 +151,10 @@ def test_packed_batch_holds_no_padding(kind):
 
 
 def test_packed_and_padded_batches_have_the_same_rows_tokens_and_labels(kind):
-    tokens, model = tokens_of(kind), prepared(kind)
+    tokens = tokens_of(kind)
     rows = order(len(tokens), 1, 0)
-    packed = batches_of(kind, model, tokens, True, rows)
-    padded = batches_of(kind, model, tokens, False, rows)
+    packed = batches_of(kind, tokens, True, rows)
+    padded = batches_of(kind, tokens, False, rows)
     for ours, theirs in zip(packed, padded, strict=True):
         assert (ours.rows == theirs.rows).all()
         assert torch.equal(ours.labels, theirs.labels)
@@ -153,8 +164,8 @@ def test_packed_and_padded_batches_have_the_same_rows_tokens_and_labels(kind):
 
 
 def test_batch_holds_its_rows_and_their_labels(kind):
-    tokens, model = tokens_of(kind), prepared(kind)
-    for batch in batches_of(kind, model, tokens, True, order(len(tokens), 1, 0)):
+    tokens = tokens_of(kind)
+    for batch in batches_of(kind, tokens, True, order(len(tokens), 1, 0)):
         assert (batch.labels.numpy() == tokens.labels[batch.rows]).all()
         parts = batch.inputs["input_ids"][0].split(tokens.lengths[batch.rows].tolist())
         for row, part in zip(batch.rows, parts, strict=True):
@@ -167,7 +178,7 @@ def test_epoch_sees_every_row_once_and_no_batch_is_dropped(rows, size, kind):
     tokens = tokens_of(
         kind, split=texts(*(f"good {'so ' * (n % 5)}" for n in range(rows))), task="sst2"
     )
-    made = batches_of(kind, prepared(kind), tokens, True, order(rows, 3, 0), size)
+    made = batches_of(kind, tokens, True, order(rows, 3, 0), size)
     assert [len(batch.rows) for batch in made] == [
         min(size, rows - start) for start in range(0, rows, size)
     ]
@@ -175,10 +186,10 @@ def test_epoch_sees_every_row_once_and_no_batch_is_dropped(rows, size, kind):
 
 
 def test_batches_are_random_not_sorted_by_length(kind):
-    """A batch is the rows that follow each other in the epoch's order; length decides only their place in it."""
+    """A batch is consecutive rows of the epoch's order; length decides only their place in it."""
     tokens = tokens_of(kind)
     rows = order(len(tokens), 3, 1)
-    for n, batch in enumerate(batches_of(kind, prepared(kind), tokens, True, rows)):
+    for n, batch in enumerate(batches_of(kind, tokens, True, rows)):
         assert set(batch.rows) == set(rows[7 * n : 7 * n + 7])
         assert (np.diff(tokens.lengths[batch.rows]) >= 0).all()
 
@@ -209,11 +220,11 @@ def test_order_is_the_same_for_every_method_and_batching(bench, monkeypatch):
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_skip_goes_on_at_the_right_batch(packed, kind):
-    tokens, model = tokens_of(kind), prepared(kind)
+    tokens = tokens_of(kind)
     rows = order(len(tokens), 1, 0)
-    whole = batches_of(kind, model, tokens, packed, rows, size=6)
+    whole = batches_of(kind, tokens, packed, rows, size=6)
     for skip in range(len(whole) + 1):
-        rest = batches_of(kind, model, tokens, packed, rows, size=6, skip=skip)
+        rest = batches_of(kind, tokens, packed, rows, size=6, skip=skip)
         assert len(rest) == len(whole) - skip
         for ours, theirs in zip(rest, whole[skip:], strict=True):
             assert (ours.rows == theirs.rows).all()
@@ -260,7 +271,7 @@ def test_architecture_without_an_encoder_is_sent_to_padded_batches():
 
 def test_model_that_loses_the_packing_on_its_way_says_so(kind):
     model = prepared(kind)
-    (batch, *_) = batches_of(kind, model, tokens_of(kind), True)
+    (batch, *_) = batches_of(kind, tokens_of(kind), True)
     del batch.inputs["packing"]
     with pytest.raises(InputError, match="without `packing`"):
         model(**batch.inputs)

@@ -52,6 +52,9 @@ PUBLISHED = [
     ("lotr", {}, "large", 114_688),
     ("lotr", {"r": 64}, "large", 327_680),
     ("lotr", {"share": "projection"}, "base", 122_880),
+    ("superlora", {}, "base", 25_792),
+    ("superlora", {}, "large", 34_176),
+    ("superlora", {"form": "lora"}, "base", 294_912),  # LoRA's
     ("vera", {}, "base", 43_008),
     ("vera", {}, "large", 61_440),
     ("lora_xs", {}, "base", 30_000),

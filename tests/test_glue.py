@@ -1,4 +1,4 @@
-"""GLUE's facts, files and metrics: what the YAMLs say, what a file may hold, and how predictions are scored."""
+"""GLUE: what the task YAMLs say, what a file may hold, and how predictions are scored."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from craft.glue.sources import load, read_tsv
 
 PAIR = ["sentence1", "sentence2"]
 ENTAILS = ["entailment", "not_entailment"]
-HUB = {  # nyu-mll/glue: columns, label names, metrics of the benchmark, the headline of LoRA's and CRAFT's tables
+HUB = {  # nyu-mll/glue: columns and label names; GLUE's metrics; the headline of LoRA's tables
     "cola": (["sentence"], ["unacceptable", "acceptable"], {"matthews"}, "matthews"),
     "sst2": (["sentence"], ["negative", "positive"], {"accuracy"}, "accuracy"),
     "mrpc": (PAIR, ["not_equivalent", "equivalent"], {"accuracy", "f1"}, "accuracy"),
@@ -28,7 +28,8 @@ HUB = {  # nyu-mll/glue: columns, label names, metrics of the benchmark, the hea
         ["question1", "question2"], ["not_duplicate", "duplicate"], {"accuracy", "f1"}, "accuracy",
     ),
     "mnli": (
-        ["premise", "hypothesis"], ["entailment", "neutral", "contradiction"], {"accuracy"}, "accuracy",
+        ["premise", "hypothesis"], ["entailment", "neutral", "contradiction"],
+        {"accuracy"}, "accuracy",
     ),
     "qnli": (["question", "sentence"], ENTAILS, {"accuracy"}, "accuracy"),
     "rte": (PAIR, ENTAILS, {"accuracy"}, "accuracy"),

@@ -38,9 +38,16 @@ def backbone(depth=3):
     """Non-square feed-forward Linears, a width that VB-LoRA's vectors divide, no dropout."""
     torch.manual_seed(0)
     config = RobertaConfig(
-        vocab_size=120, hidden_size=64, num_hidden_layers=depth, num_attention_heads=2, intermediate_size=96,
-        max_position_embeddings=40, type_vocab_size=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
+        vocab_size=120,
+        hidden_size=64,
+        num_hidden_layers=depth,
+        num_attention_heads=2,
+        intermediate_size=96,
+        max_position_embeddings=40,
+        type_vocab_size=1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     return RobertaForSequenceClassification(config).eval()
 
 
@@ -75,7 +82,9 @@ def train(model, steps=3, lr=1e-2):
         )
         optimizer.zero_grad()
         loss.backward()
-        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
+        gradients.append(
+            {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+        )
         optimizer.step()
     return gradients
 
@@ -85,8 +94,11 @@ def test_only_adapter_and_head_train(method, attached):
     names = {n for n, p in attached.named_parameters() if p.requires_grad}
     assert names == set(adapter) | set(head) and not set(adapter) & set(head)
     assert {n.rpartition("modules_to_save.default.")[2] for n in head} == {
-        "dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias"
-    }  # fmt: skip
+        "dense.weight",
+        "dense.bias",
+        "out_proj.weight",
+        "out_proj.bias",
+    }
     if not method.get("train_backbone"):
         assert not any("base_layer" in n and "modules_to_save" not in n for n in adapter)
 
@@ -116,7 +128,9 @@ def test_every_trained_tensor_gets_a_gradient_and_a_step_changes_the_output(meth
         assert all(torch.isfinite(step[name]).all() for step in gradients), name
         if "word_embeddings" in name or "position_embeddings" in name or "pooler" in name:
             continue
-        assert any(step[name].abs().sum() > 0 for step in gradients), f"{name} never gets a gradient"
+        assert any(step[name].abs().sum() > 0 for step in gradients), (
+            f"{name} never gets a gradient"
+        )
     assert not torch.equal(logits(attached), before)
 
 
@@ -159,14 +173,20 @@ def test_saved_and_loaded_onto_a_fresh_backbone_the_logits_are_the_same(method, 
 def test_no_tensor_is_saved_twice(method, attached, tmp_path):
     attached.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
-    large = [(tuple(t.shape), t.float().sum().item(), t.float().std().item()) for t in saved.values() if t.numel() > 256]
+    large = [
+        (tuple(t.shape), t.float().sum().item(), t.float().std().item())
+        for t in saved.values()
+        if t.numel() > 256
+    ]
     varied = [entry for entry in large if entry[2] > 0]
     assert len(varied) == len(set(varied))
 
 
 def test_the_same_seed_attaches_the_same(method):
     first, second = (models.attach(backbone(), method, seed=7) for _ in range(2))
-    for (name, a), (_, b) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):
+    for (name, a), (_, b) in zip(
+        first.state_dict().items(), second.state_dict().items(), strict=True
+    ):
         assert torch.equal(a, b), name
 
 
@@ -203,8 +223,10 @@ def test_every_adapter_loads_in_a_fresh_process(tmp_path):
     script = textwrap.dedent(FRESH).format(tests=str(Path(__file__).parent))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.split("LOGITS")[1])
     for name in METHODS:

@@ -1,4 +1,4 @@
-"""A run's record: what makes a run the same run, what is written of it, and when it is not done again."""
+"""A run's record: what makes it the same run, what it holds, and when a run is not done again."""
 
 import copy
 import dataclasses
@@ -131,10 +131,9 @@ def test_finished_run_says_so_and_is_not_trained_again(bench, monkeypatch):
     monkeypatch.setattr(craft.run, "fit", refuse)
     said = []
     assert bench.run(said=said) == made
-    assert said == [
-        f"{bench.folder().name}: done already (accuracy {made['result']['score']['best']['accuracy']:.4f} "
-        f"(epoch {made['result']['score']['best_epoch']})); its record is {bench.folder() / 'record.json'}"
-    ]
+    score, path = made["result"]["score"], bench.folder() / "record.json"
+    headline = f"accuracy {score['best']['accuracy']:.4f} (epoch {score['best_epoch']})"
+    assert said == [f"{bench.folder().name}: done already ({headline}); its record is {path}"]
     assert len(made["provenance"]["attempts"]) == 1
 
 

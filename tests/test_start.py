@@ -14,15 +14,24 @@ from craft.start import Start, start_from
 pytestmark = pytest.mark.filterwarnings(
     "ignore:ranks .* exceed", "ignore:.*is_gradient_checkpointing.*", "ignore:.*unused.*"
 )
-OUT_PROJ = {"base_model.model.classifier.out_proj.weight", "base_model.model.classifier.out_proj.bias"}
+OUT_PROJ = {
+    "base_model.model.classifier.out_proj.weight",
+    "base_model.model.classifier.out_proj.bias",
+}
 
 
 def model(name, labels, seed):
     torch.manual_seed(0)
     config = RobertaConfig(
-        vocab_size=120, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96,
-        max_position_embeddings=40, type_vocab_size=1, num_labels=labels,
-    )  # fmt: skip
+        vocab_size=120,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=96,
+        max_position_embeddings=40,
+        type_vocab_size=1,
+        num_labels=labels,
+    )
     attached = models.attach(RobertaForSequenceClassification(config), method_of(name), seed)
     torch.manual_seed(seed)
     with torch.no_grad():

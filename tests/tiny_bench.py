@@ -1,4 +1,4 @@
-"""A bench small enough for tests: tiny encoders, tiny GLUE files, and configs composed as scripts/train.py does."""
+"""A bench small enough for tests: tiny encoders and GLUE files and their runs."""
 
 import copy
 import functools
@@ -127,7 +127,7 @@ def _composed(choices: tuple[str, ...]) -> DictConfig:
 
 
 def compose(*overrides: str) -> DictConfig:
-    """What Hydra composes; the choices of files are composed once, for it is half of a tiny run's time."""
+    """What Hydra composes; the choice of files once, for it is half of a tiny run's time."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     choices = [o.input_line for o in parsed if (CONFIGS / o.key_or_group).is_dir()]
     cfg = copy.deepcopy(_composed(tuple(choices)))
@@ -153,10 +153,10 @@ class Bench:
     def overrides(self, *more: str, method: str = "craft", task: str = "rte") -> list[str]:
         """The command line of a run of some seconds; the later of two values of a key wins."""
         given = [
-            "model=local", f"model.path={self.model}", "data=local", f"data.dir={self.glue}", "logger=none",
-            f"outputs={self.outputs}", f"task={task}", f"method={method}", *RANKS.get(method, []),
-            "train.lr=1e-2", "train.head_lr=1e-2", "train.epochs=2", "train.batch_size=8", "train.max_length=32",
-            "train.device=cpu",
+            "model=local", f"model.path={self.model}", "data=local", f"data.dir={self.glue}",
+            "logger=none", f"outputs={self.outputs}", f"task={task}", f"method={method}",
+            *RANKS.get(method, []), "train.lr=1e-2", "train.head_lr=1e-2", "train.epochs=2",
+            "train.batch_size=8", "train.max_length=32", "train.device=cpu",
         ]  # fmt: skip
         keys = {line.split("=")[0]: line for line in (*given, *more)}
         return list(keys.values())

@@ -1,8 +1,7 @@
 """From texts to batches: ragged tokens, and an epoch of batches that is packed or padded.
 
-A packed batch is its sequences end to end, so no padding token is computed. Its composition is that of the padded batch:
-which rows share a batch depends on the seed and the epoch alone.
-"""
+A packed batch is its sequences end to end, so no padding token is computed. Its composition is that
+of the padded batch: which rows share a batch depends on the seed and the epoch alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from craft.packing import Packing
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised split: sequence i is `ids[offsets[i] : offsets[i + 1]]`; types are None for models without them."""
+    """A tokenised split: sequence i is `ids[offsets[i] : offsets[i + 1]]`; types are None for
+    models without them."""
 
     ids: np.ndarray  # int32 (total,)
     types: np.ndarray | None  # int32 (total,)
@@ -35,7 +35,8 @@ class Tokens:
 
 
 def encode(split: Split, task: Task, tokenizer: Any, max_length: int) -> Tokens:
-    """Tokenise a split, single sentences or pairs, cut at `max_length` tokens (the longer text first)."""
+    """Tokenise a split, single sentences or pairs, cut at `max_length` tokens (the longer text
+    first)."""
     uncut = tokenizer(*split.texts, truncation=False, verbose=False)["input_ids"]
     cut = sum(len(ids) > max_length for ids in uncut)
     encoded = tokenizer(*split.texts, truncation=True, max_length=max_length)
@@ -69,13 +70,21 @@ def order(rows: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def batches(
-    tokens: Tokens, rows: np.ndarray, size: int, packed: bool, device: torch.device,
-    first_position: int, pad: int, skip: int = 0,
-) -> Iterator[Batch]:  # fmt: skip
-    """Batches of `size` consecutive `rows`, the last one as large as what is left; the first `skip` are left out.
+    tokens: Tokens,
+    rows: np.ndarray,
+    size: int,
+    packed: bool,
+    device: torch.device,
+    first_position: int,
+    pad: int,
+    skip: int = 0,
+) -> Iterator[Batch]:
+    """Batches of `size` consecutive `rows`, the last one as large as what is left; the first `skip`
+    are left out.
 
-    All tokens of the epoch go to the device at once, in order, so that a packed batch is a view. Within a batch rows are
-    sorted by length, in packed and padded batches alike: sequences of one length then share their attention products."""
+    All tokens of the epoch go to the device at once, in order, so that a packed batch is a view.
+    Within a batch rows are sorted by length, in packed and padded batches alike: sequences of one
+    length then share their attention products."""
     chunks = [rows[i : i + size] for i in range(skip * size, len(rows), size)]
     chunks = [chunk[np.argsort(tokens.lengths[chunk], kind="stable")] for chunk in chunks]
     if not chunks:

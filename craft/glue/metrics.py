@@ -1,4 +1,5 @@
-"""GLUE's metrics as `evaluate.Metric`s that need no network: evaluate's own are scripts on the hub."""
+"""GLUE's metrics as `evaluate.Metric`s that need no network: evaluate's own are scripts on the
+hub."""
 
 import datasets
 import evaluate
@@ -18,8 +19,8 @@ def collapsed(predictions: np.ndarray, regression: bool) -> bool:
 class GlueMetrics(evaluate.Metric):
     """Every metric that GLUE reports for one task, as fractions.
 
-    A correlation with a constant is not defined; it counts as 0 here, as Matthews' does by convention, and the run is
-    marked as collapsed (`collapsed`)."""
+    A correlation with a constant is not defined; it counts as 0 here, as Matthews' does by
+    convention, and the run is marked as collapsed (`collapsed`)."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -57,8 +58,8 @@ def predictions_of(task: Task, logits: np.ndarray) -> np.ndarray:
 def score(task: Task, logits: dict[str, np.ndarray], labels: dict[str, list]) -> dict[str, float]:
     """All metrics of a task from the logits of its dev splits.
 
-    With several splits (MNLI) each metric stands once pooled over all rows, under its own name, and once per split,
-    under `<metric>_<split>`."""
+    With several splits (MNLI) each metric stands once pooled over all rows, under its own name, and
+    once per split, under `<metric>_<split>`."""
     metrics = GlueMetrics(task)
     predicted = {split: predictions_of(task, logits[split]) for split in task.dev}
     pooled = np.concatenate([predicted[s] for s in task.dev])

@@ -1,4 +1,5 @@
-"""Where GLUE comes from: the hub, a local folder, or the generator of mini-GLUE. All three give the same splits."""
+"""Where GLUE comes from: the hub, a local folder, or the generator of mini-GLUE. All three give the
+same splits."""
 
 import hashlib
 import json
@@ -16,7 +17,8 @@ from craft.glue.tasks import Split, Task
 
 @dataclass(frozen=True)
 class GlueData:
-    """The splits that were asked for, a digest of their content, and how many broken rows were left out."""
+    """The splits that were asked for, a digest of their content, and how many broken rows were left
+    out."""
 
     splits: dict[str, Split]
     digest: str
@@ -26,8 +28,8 @@ class GlueData:
 def load(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> GlueData:
     """Load splits of a task from `source`, the resolved `data` section.
 
-    The digest covers texts and labels as they come out here, so the same content has the same digest whichever way it
-    came. InputError where something is missing or malformed."""
+    The digest covers texts and labels as they come out here, so the same content has the same
+    digest whichever way it came. InputError where something is missing or malformed."""
     readers = {"hub": _from_hub, "local": _from_folder, "mini": _from_generator}
     if source["source"] not in readers:
         raise InputError(f"data source {source['source']!r} is not one of {', '.join(readers)}")
@@ -105,7 +107,8 @@ def _from_folder(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -
             loaded[split] = _read_parquet(task, split, parquet)
         else:
             raise InputError(
-                f"{task.name}: split {split} is not in {folder}; it would be {task.folder}/{tsv.name} "
+                f"{task.name}: split {split} is not in {folder}; it would be "
+                f"{task.folder}/{tsv.name} "
                 f"or {task.hub}/{split}-*.parquet"
             )
     return loaded, {split: n for split, n in skipped.items() if n}
@@ -126,8 +129,9 @@ def _read_parquet(task: Task, split: str, files: Sequence[Path]) -> Split:
 def read_tsv(task: Task, split: str, path: Path) -> tuple[Split, int]:
     """Read a file of the original GLUE download; also returns the number of broken rows left out.
 
-    Fields are separated by tabs and never quoted: a double quote is text, and so are NA and null. InputError with the
-    file and line where a row has another number of fields, unless the task says that its files hold such rows."""
+    Fields are separated by tabs and never quoted: a double quote is text, and so are NA and null.
+    InputError with the file and line where a row has another number of fields, unless the task says
+    that its files hold such rows."""
     test = split in task.test
     columns = task.tsv.test_columns if test else task.tsv.columns
     rows = _rows(path)
@@ -170,7 +174,8 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def read_columns(task: Task, path: Path) -> Split:
-    """Unlabelled texts from a TSV file whose header names the task's columns; other columns are ignored."""
+    """Unlabelled texts from a TSV file whose header names the task's columns; other columns are
+    ignored."""
     if not path.is_file():
         raise InputError(f"predict.input: there is no file {path}")
     header, *rows = _rows(path) or [[]]

@@ -28,8 +28,9 @@ class Tsv:
 class Task:
     """Columns, labels, splits and metrics of one task.
 
-    `labels` are the class names in the order of their ids, and empty for regression. `headline` is the metric of the
-    published tables; where there are several dev splits it is pooled over them."""
+    `labels` are the class names in the order of their ids, and empty for regression. `headline` is
+    the metric of the published tables; where there are several dev splits it is pooled over
+    them."""
 
     name: str
     hub: str
@@ -44,7 +45,8 @@ class Task:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Task":
-        """Build from the resolved `task` section; InputError on unknown or missing keys and on unknown metrics."""
+        """Build from the resolved `task` section; InputError on unknown or missing keys and on
+        unknown metrics."""
         known = {f.name for f in fields(cls)}
         if odd := set(config) ^ known:
             raise InputError(
@@ -70,7 +72,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Split:
-    """Texts (one list per column) and labels of one split; labels are None where they are hidden."""
+    """Texts (one list per column) and labels of one split; labels are None where they are
+    hidden."""
 
     name: str
     texts: tuple[list[str], ...]

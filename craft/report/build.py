@@ -67,7 +67,8 @@ def build(
     looks = Looks.of(labels | set(table2["method"]))
 
     reproduced = [reproduction_table(table2, found, sure, model) for model in SHAPES]
-    tables = [*reproduced, parameter_table(records, orders, configs), cost_table(records)]
+    related = published.related_table(published.read(published_folder, "related"))
+    tables = [*reproduced, related, parameter_table(records, orders, configs), cost_table(records)]
     drawn: list[Drawn | None] = [figures.parameters_against_depth(configs, looks)]
     drawn += [diagrams.architecture(), diagrams.taxonomy()]
     if models:

@@ -1,5 +1,9 @@
 """Figures from records and closed forms; each comes with the numbers that it shows."""
 
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportCallIssue=false
+# pandas is typed as if every row, column or cell might be any of the three.
+
 import json
 import math
 import re
@@ -148,7 +152,7 @@ def score_per_task(records: Records, suite: str, model: str, looks: Looks) -> Dr
         best=100 * runs["best"]
     )
     with styled():
-        figure = canvas(1.4 + 2.2 * columns, 0.7 + lines * (0.5 + 0.17 * len(names)))
+        figure = canvas(max(4.8, 1.4 + 2.2 * columns), 0.7 + lines * (0.5 + 0.17 * len(names)))
         axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
         for axis, task in zip(axes, tasks, strict=False):
             for place, name in enumerate(names):
@@ -166,7 +170,7 @@ def score_per_task(records: Records, suite: str, model: str, looks: Looks) -> Dr
             axis.remove()
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.suptitle(f"{TITLES[suite]}, {model}: dev score of every seed, best epoch, per cent")
+        figure.suptitle(f"{TITLES[suite]}, {model}\ndev score of every seed, best epoch, per cent")
     return Drawn(f"tasks_{suite}_{model}", figure, data)
 
 
@@ -180,7 +184,7 @@ def learning_curves(records: Records, suite: str, model: str, looks: Looks) -> D
     lines, columns = _grid(len(tasks))
     with styled():
         legend = 0.2 * math.ceil(len(names) / 3)
-        figure = canvas(0.6 + 2.3 * columns, 0.6 + 1.9 * lines + legend)
+        figure = canvas(max(4.8, 0.6 + 2.3 * columns), 0.6 + 1.9 * lines + legend)
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
         for axis, task in zip(axes, tasks, strict=False):
             for name in names:
@@ -192,7 +196,7 @@ def learning_curves(records: Records, suite: str, model: str, looks: Looks) -> D
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for axis in axes[len(tasks) :]:
             axis.remove()
-        figure.suptitle(f"{TITLES[suite]}, {model}: dev score by epoch")
+        figure.suptitle(f"{TITLES[suite]}, {model}\ndev score by epoch")
         legend_below(figure, axes[: len(tasks)], columns=3, order=names)
     return Drawn(f"curves_{suite}_{model}", figure, data)
 
@@ -223,7 +227,7 @@ def score_against_ranks(records: Records, suite: str, model: str, looks: Looks) 
     tasks = tasks_of(data)
     lines, columns = _grid(len(tasks))
     with styled():
-        figure = canvas(0.6 + 2.4 * columns, 0.5 + 2.3 * lines)
+        figure = canvas(max(4.8, 0.6 + 2.4 * columns), 0.5 + 2.3 * lines)
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
         for axis, task in zip(axes, tasks, strict=False):
             chosen = data[data["task"] == task]
@@ -236,5 +240,5 @@ def score_against_ranks(records: Records, suite: str, model: str, looks: Looks) 
             axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
         for axis in axes[len(tasks) :]:
             axis.remove()
-        figure.suptitle(f"{TITLES[suite]}, {model}: CRAFT at ranks r1×r2×r3 (line: median)")
+        figure.suptitle(f"{TITLES[suite]}, {model}\nCRAFT at ranks r1×r2×r3 (line: median)")
     return Drawn(f"ranks_{suite}_{model}", figure, data)

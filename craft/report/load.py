@@ -1,5 +1,9 @@
 """Run records -> a tidy table of runs and one of scores; failed and unreadable ones apart."""
 
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportCallIssue=false
+# pandas is typed as if every row, column or cell might be any of the three.
+
 import json
 import warnings
 from collections.abc import Iterable, Mapping

@@ -5,10 +5,45 @@ from pathlib import Path
 import pandas as pd
 
 from craft.errors import InputError
+from craft.report.render import MISSING, Table
+from craft.report.scores import NAMES
 
 EIGHT = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
 SIX = ("sst2", "mrpc", "cola", "qnli", "rte", "stsb")  # of papers after VeRA
 MODELS = {"roberta-base": "roberta_base", "roberta-large": "roberta_large"}
+
+
+def related_table(related: pd.DataFrame) -> Table:
+    """What other papers and repositories report for RoBERTa, with the source of each row."""
+    body = [
+        [f"{row['method']} ({row['backbone']})", _count(row["parameters"])]
+        + [_score(row[task]) for task in (*EIGHT, "avg")]
+        + [f"{row['source']} ({row['provenance']})"]
+        for _, row in related.iterrows()
+    ]
+    return Table(
+        name="related",
+        title="Published GLUE dev scores of related methods",
+        header=["method", "parameters", *(NAMES[t] for t in EIGHT), "average", "source"],
+        rows=body,
+        data=related.drop(columns="model"),
+        notes=[
+            "average: as its source gives it, of six tasks (SST-2, MRPC, CoLA, QNLI, RTE, STS-B) "
+            "for "
+            "RoBERTa and of all eight for DeBERTa; never to be compared with the mean of eight in "
+            "Table 2",
+            "V: read in the source that is named; S: taken from a secondary source",
+            "protocols differ: starts, selection and seeds are in the column `note` of the CSV",
+        ],
+    )
+
+
+def _count(value: float) -> str:
+    return MISSING if pd.isna(value) else f"{value:,.0f}"
+
+
+def _score(value: float) -> str:
+    return MISSING if pd.isna(value) else f"{value:.1f}"
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:

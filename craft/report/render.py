@@ -10,6 +10,7 @@ from craft.storage import write_text
 
 MISSING = "-"
 SYMBOLS = {"±": r"$\pm$", "−": "$-$", "×": r"$\times$", "≤": r"$\le$", "√": r"$\surd$"}
+SYMBOLS |= {c: f"${c}$" for c in "<>|"}  # other signs in TeX's old text fonts
 SYMBOLS |= {"†": r"$\dagger$", "²": r"$^2$", "³": r"$^3$", "–": "--", "α": r"$\alpha$"}
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL |= {c: rf"\{c}" for c in "&%$#_{}"}
@@ -52,7 +53,8 @@ class Table:
         lines = []
         for row in self.rows:
             if len(row) == 1:
-                lines.append(rf"\midrule \multicolumn{{{width}}}{{l}}{{{escape(row[0])}}} \\")
+                rule = r"\midrule " if lines else ""
+                lines.append(rf"{rule}\multicolumn{{{width}}}{{l}}{{{escape(row[0])}}} \\")
             else:
                 lines.append(" & ".join(map(escape, row)) + r" \\")
         notes = [rf"\par {escape(note)}" for note in self.notes]

@@ -5,6 +5,10 @@ never less than the rounding of the printed number); otherwise the published num
 own 95 % bootstrap interval.
 """
 
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportCallIssue=false
+# pandas is typed as if every row, column or cell might be any of the three.
+
 import math
 from collections.abc import Iterator
 
@@ -54,9 +58,13 @@ def reproduction_table(
     published: pd.DataFrame, found: pd.DataFrame, intervals: pd.DataFrame, model: str
 ) -> Table:
     """Table 2 for `roberta_base` or `roberta_large`; rows without a record say so."""
-    ours = found[(found["suite"] == "paper") & (found["model"] == model)]
-    ours = ours.merge(intervals, on=CELL, how="left")
-    listed = list(rows(ours))
+    named = (found["model"] == model) | found["model"].str.startswith(f"{model}-")
+    ours = found[(found["suite"] == "paper") & named].merge(intervals, on=CELL, how="left")
+    listed = []
+    for name, weights in ours.groupby("model", sort=False):
+        extra = "" if name == model else f"weights={str(name).removeprefix(model)[1:]}"
+        settings = [", ".join(filter(None, (s, extra))) for s in weights["settings"]]
+        listed += rows(weights.assign(settings=settings))
     body: list[list[str]] = []
     data: list[dict[str, object]] = []
     for _, row in published[published["model"] == model].iterrows():

@@ -1,5 +1,9 @@
 """Scores over seeds: the cells of method x task, and the tables that show them."""
 
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportCallIssue=false
+# pandas is typed as if every row, column or cell might be any of the three.
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

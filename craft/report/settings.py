@@ -1,5 +1,9 @@
 """By which settings a run differs from its method's default: what tells two rows apart."""
 
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportCallIssue=false
+# pandas is typed as if every row, column or cell might be any of the three.
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache

@@ -1,5 +1,9 @@
 """What methods train and cost: closed forms beside counts; seconds, memory and bytes."""
 
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportCallIssue=false
+# pandas is typed as if every row, column or cell might be any of the three.
+
 from pathlib import Path
 from typing import Any
 

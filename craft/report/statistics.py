@@ -8,7 +8,8 @@ difference has the variance
 
 the first term from the spread over seeds, the second by bootstrap over examples with the seeds
 kept. The test is t = mean(d) / sqrt(V) with Satterthwaite's degrees of freedom: the paired t-test
-of `scipy.stats.ttest_rel`, made wider by what another dev set would change.
+of `scipy.stats.ttest_rel`, made wider by what another dev set would change. What seed and examples
+do together is in both terms, so the test errs towards `undecided`.
 """
 
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ def holm(p: np.ndarray) -> np.ndarray:
     """Holm's correction for the number of comparisons; NaN (no test was possible) counts as 1."""
     if len(p) == 0:
         return np.array([])
-    return multipletests(np.nan_to_num(p, nan=1.0), alpha=LEVEL, method="holm")[1]
+    return np.asarray(multipletests(np.nan_to_num(p, nan=1.0), alpha=LEVEL, method="holm")[1])
 
 
 def verdict(difference: Difference, p_corrected: float) -> str:

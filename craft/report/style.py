@@ -71,7 +71,7 @@ def styled() -> Iterator[None]:
     """The settings of all figures, whatever the user's own are."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
+        matplotlib.rcParams.update(SETTINGS)  # pyright: ignore[reportCallIssue]
         yield
 
 

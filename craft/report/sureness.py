@@ -1,5 +1,9 @@
 """From saved predictions: intervals of all cells, and CRAFT compared with every other method."""
 
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportCallIssue=false
+# pandas is typed as if every row, column or cell might be any of the three.
+
 from pathlib import Path
 
 import numpy as np

@@ -5,6 +5,7 @@ from craft.tuners.bottleneck import BottleneckConfig, BottleneckModel
 from craft.tuners.craft import CraftConfig, CraftModel
 from craft.tuners.lora_xs import LoraXsConfig, LoraXsModel
 from craft.tuners.lotr import LotrConfig, LotrModel
+from craft.tuners.superlora import SuperLoraConfig, SuperLoraModel
 
 __all__ = [
     "BitFitConfig",
@@ -17,4 +18,6 @@ __all__ = [
     "LoraXsModel",
     "LotrConfig",
     "LotrModel",
+    "SuperLoraConfig",
+    "SuperLoraModel",
 ]

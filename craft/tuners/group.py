@@ -5,6 +5,7 @@ And what is kept of it in a forward: its small matrices, and casts of its frozen
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from craft.errors import InputError
 
 if TYPE_CHECKING:
     from craft.tuners.layer import SandwichLayer
@@ -24,6 +27,7 @@ class Group:
 
     name: str
     layers: list[SandwichLayer]
+    path: str = ""  # of its modules in the model, the layer index as N
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -36,10 +40,12 @@ class Group:
         return [layer.matrix() for layer in self.layers]
 
 
-def group_layers(wrapped: list[tuple[str, SandwichLayer]]) -> list[Group]:
+def group_layers(wrapped: list[tuple[str, SandwichLayer]], blocks: int = 1) -> list[Group]:
     """Group (path, layer) pairs by weight shape and path, the layer index in it aside.
 
-    The index is the first part of the path that is a whole number."""
+    The index is the first part of the path that is a whole number. The layers of a group are cut
+    into `blocks` runs of consecutive layers, the first ones longer by one where they do not divide.
+    """
     found: dict[tuple[str, tuple[int, ...]], list[tuple[int, SandwichLayer]]] = {}
     for path, layer in wrapped:
         parts = path.split(".")
@@ -48,9 +54,25 @@ def group_layers(wrapped: list[tuple[str, SandwichLayer]]) -> list[Group]:
         if place is not None:
             parts[place] = "N"
         found.setdefault((".".join(parts), tuple(layer.matrix().shape)), []).append((index, layer))
+    groups = []
+    for name, ((path, _), layers) in zip(_short_names([*found]), found.items(), strict=True):
+        ordered = [layer for _, layer in sorted(layers, key=lambda pair: pair[0])]
+        groups += _cut(Group(name, ordered, path), blocks)
+    return groups
+
+
+def _cut(group: Group, blocks: int) -> list[Group]:
+    if blocks == 1:
+        return [group]
+    if blocks > len(group.layers):
+        raise InputError(
+            f"layer_blocks {blocks} exceeds the {len(group.layers)} layers of {group.name}"
+        )
+    length, longer = divmod(len(group.layers), blocks)
+    starts = [i * length + min(i, longer) for i in range(blocks + 1)]
     return [
-        Group(name, [layer for _, layer in sorted(layers, key=lambda pair: pair[0])])
-        for name, layers in zip(_short_names([*found]), found.values(), strict=True)
+        Group(f"{group.name}_block{i}", group.layers[start:stop], group.path)
+        for i, (start, stop) in enumerate(itertools.pairwise(starts))
     ]
 
 

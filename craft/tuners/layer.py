@@ -67,6 +67,23 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
             small = tuner.small_matrices(adapter, group)[index].to(device)
             return u.to(small.dtype) @ small @ v.to(small.dtype).T
 
+    def lora_factors(self, adapter: str) -> tuple[Tensor, Tensor]:
+        """A (r, d_in) and B (d_out, r) with B A = dW_l and r = min(r_out, r_in), in float32 or wider.
+
+        The small matrix goes to the side that keeps the rank low: B = U M_l, or A = M_l V^T."""
+        tuner, group, index = self.places[adapter]
+        device = self.matrix().device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            u, v = (t.to(device) for t in tuner.outer_matrices(adapter, group, index))
+            small = tuner.small_matrices(adapter, group)[index].to(device)
+            u, v = u.to(small.dtype), v.to(small.dtype)
+            b, a = (u @ small, v.T) if small.shape[1] <= small.shape[0] else (u, small @ v.T)
+            return a.contiguous(), b.contiguous()
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Asked by peft's `convert_to_lora`, which fits a LoRA of a given rank by SVD."""
+        return True
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the updates to the base weight: in float32 or wider, rounded to its dtype once.
 

@@ -18,6 +18,7 @@ from craft.errors import InputError
 from craft.tuners.group import Group
 from craft.tuners.registration import register
 from craft.tuners.sandwich import SandwichConfig, SandwichModel
+from craft.tuners.tensors import wide
 
 
 @dataclass
@@ -41,10 +42,6 @@ class LoraXsConfig(SandwichConfig):
             "help": "Save U and Sigma V^T with the adapter. If False they are computed again from "
             "the backbone on loading, which must then hold the very same weights."
         },
-    )
-    backbone: dict[str, str] | None = field(
-        default=None,
-        metadata={"help": "Digest of each group's weights, filled in when save_factors is False."},
     )
 
     def __post_init__(self) -> None:
@@ -103,8 +100,6 @@ class LoraXsModel(SandwichModel):
         super().__init__(model, *args, **kwargs)
 
     def build(self, adapter: str, config: LoraXsConfig, group: Group) -> None:
-        if not config.save_factors:
-            self.check_backbone(adapter, group)
         layers, d_out, d_in = group.shape
         rank = min(config.r, d_out, d_in)
         if rank < config.r:
@@ -125,7 +120,7 @@ class LoraXsModel(SandwichModel):
     def small_matrices(self, adapter: str, group: Group) -> Tensor:
         """(alpha / r) R of all layers, (N, r, r)."""
         config, r = self.peft_config[adapter], self.tensor(adapter, group, "R")
-        return config.alpha / config.r * r.to(torch.promote_types(r.dtype, torch.float32))
+        return config.alpha / config.r * wide(r)
 
     def outer_matrices(self, adapter: str, group: Group, index: int) -> tuple[Tensor, Tensor]:
         u, v = (

@@ -16,6 +16,7 @@ from craft.errors import InputError
 from craft.tuners.group import Group
 from craft.tuners.registration import register
 from craft.tuners.sandwich import SandwichConfig, SandwichModel
+from craft.tuners.tensors import wide
 
 SHARES = ("all", "projection")
 
@@ -80,7 +81,7 @@ class LotrModel(SandwichModel):
     def small_matrices(self, adapter: str, group: Group) -> Tensor:
         """(alpha / r) G of all layers, (N, r, r)."""
         config, core = self.peft_config[adapter], self.tensor(adapter, group, "G")
-        return config.alpha / config.r * core.to(torch.promote_types(core.dtype, torch.float32))
+        return config.alpha / config.r * wide(core)
 
     def outer_matrices(self, adapter: str, group: Group, index: int) -> tuple[Tensor, Tensor]:
         owner = self._owner(adapter, group)

@@ -14,22 +14,21 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, delete_adapter
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, ModulesToSaveWrapper
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from craft.errors import InputError
-from craft.storage import digest_of_tensors
+from craft.tuners.backbone import check_backbone, refuse_model, refuse_weights
 from craft.tuners.group import Casts, Group, SmallMatrices, group_layers
 from craft.tuners.layer import SandwichLayer, report_merge_loss
-from craft.tuners.targets import SandwichConfig, check_targets, is_linear
+from craft.tuners.targets import TARGET_MODULES, SandwichConfig, check_targets, is_linear
+from craft.tuners.tensors import SharedTensors
 
 __all__ = ["SandwichConfig", "SandwichModel"]
 
 
-class SandwichModel(BaseTuner):
+class SandwichModel(SharedTensors, BaseTuner):
     """Base of the tuners whose update is U_l M_l V_l^T; a subclass says what the three are.
 
     It implements `build` (make the tensors of a group), `small_matrices` and `outer_matrices`.
@@ -38,7 +37,7 @@ class SandwichModel(BaseTuner):
 
     uses_shared_state = True
     tuner_layer_cls = SandwichLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = TARGET_MODULES
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         # before peft's own set-up, which injects the first adapter
@@ -62,70 +61,6 @@ class SandwichModel(BaseTuner):
         """U (d_out, r_out) and V (d_in, r_in) of one layer."""
         raise NotImplementedError
 
-    # ---- tensors ----
-
-    def keep(
-        self,
-        adapter: str,
-        group: Group,
-        name: str,
-        value: Tensor,
-        trained: bool,
-        saved: bool = True,
-    ) -> None:
-        """Register a tensor of a group: a float32 parameter, or a float32 buffer, saved or not."""
-        container = f"{self.prefix}{group.name}_{name}"
-        value = value.detach().to(group.layers[0].matrix().device, torch.float32).contiguous()
-        if not hasattr(self, container):
-            setattr(self, container, nn.ParameterDict() if trained else BufferDict())
-        if trained:
-            getattr(self, container)[adapter] = nn.Parameter(value)
-        else:
-            getattr(self, container).register_buffer(adapter, value, persistent=saved)
-
-    def tensor(self, adapter: str, group: Group, name: str) -> Tensor:
-        return getattr(self, f"{self.prefix}{group.name}_{name}")[adapter]
-
-    def trained_tensors(self, adapter: str, group: Group) -> list[Tensor]:
-        """What trains of a group (and of any whose name goes on from its name)."""
-        return [
-            container[adapter]
-            for container in self.containers(nn.ParameterDict, f"{group.name}_")
-            if adapter in container
-        ]
-
-    def containers(self, kind: type[nn.Module], start: str = "") -> list[Any]:
-        """The ParameterDicts (what trains) or the BufferDicts (what is frozen) of this tuner."""
-        return [
-            module
-            for name, module in self.named_children()
-            if name.startswith(self.prefix + start) and isinstance(module, kind)
-        ]
-
-    def cast(self, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """A tensor on a device and in a dtype; a frozen one is converted once and kept."""
-        if tensor.dtype == dtype and tensor.device == device:
-            return tensor
-        if tensor.requires_grad:
-            return tensor.to(device, dtype)
-        return self._casts.of(tensor, device, dtype)
-
-    def check_backbone(self, adapter: str, group: Group) -> None:
-        """Refuse other weights than those of the first time, for tensors of no use beside others.
-
-        The digests of the first time stand in the adapter's config, as `backbone`."""
-        config = self.peft_config[adapter]
-        known = config.backbone or {}
-        found = digest_of_tensors({str(i): weight for i, weight in enumerate(group.weights())})
-        if known.get(group.name, found) != found:
-            raise InputError(
-                f"this adapter was saved without its factors for a backbone whose {group.name} "
-                f"weights have the digest {known[group.name][:12]}; here it is {found[:12]}"
-            )
-        config = copy.copy(config)  # the caller's own may serve another model
-        config.backbone = {**known, group.name: found}
-        self.peft_config[adapter] = config
-
     # ---- attaching ----
 
     def inject_adapter(
@@ -134,10 +69,7 @@ class SandwichModel(BaseTuner):
         """Wrap the target modules, then group them and make their tensors; or leave all as it was.
 
         peft calls this for the first adapter and for every further one: the one place to do so."""
-        if self.get_model_config(model).get("model_type") == "albert":
-            raise InputError(
-                "albert shares one layer's weights over its depth; there are no layers to stack"
-            )
+        refuse_model(model, self.get_model_config(model).get("model_type"))
         check_targets(model, self.peft_config[adapter_name])
         others = [(parameter, parameter.requires_grad) for _, parameter in self._trained()]
         self._wrapped[adapter_name] = []
@@ -167,9 +99,10 @@ class SandwichModel(BaseTuner):
         else:
             base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
             if not is_linear(base):
+                special = isinstance(base, nn.Linear)
                 raise InputError(
                     f"target module {current_key} is a {type(base).__name__}; only Linear and "
-                    "Conv1D can be adapted"
+                    f"Conv1D can be adapted{', plain and not quantised' if special else ''}"
                 )
             layer = SandwichLayer(target)
             layer.set_adapter(self.active_adapters)
@@ -190,13 +123,14 @@ class SandwichModel(BaseTuner):
             owner = owners.setdefault(id(layer.weight), path)
             if owner != path:
                 raise InputError(f"target modules {owner} and {path} share one weight")
-        self.groups[adapter] = group_layers(self._wrapped[adapter])
-        for group in self.groups[adapter]:
-            if any(weight.is_meta for weight in group.weights()):
-                raise InputError(
-                    f"the weights of {group.name} are on the meta device; load them first"
-                )
-            self.build(adapter, self.peft_config[adapter], group)
+        config = copy.copy(self.peft_config[adapter])  # the caller's own may serve another model
+        groups = group_layers(self._wrapped[adapter], getattr(config, "layer_blocks", 1))
+        for group in groups:
+            refuse_weights(group)
+        config.backbone = check_backbone(config, groups)
+        self.groups[adapter], self.peft_config[adapter] = groups, config
+        for group in groups:
+            self.build(adapter, config, group)
             for index, layer in enumerate(group.layers):
                 layer.places[adapter] = (self, group, index)
 

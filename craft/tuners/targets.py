@@ -3,11 +3,23 @@
 import re
 from dataclasses import dataclass, field
 
+import transformers
 from peft import PeftConfig
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from craft.errors import InputError
+from craft.tuners.backbone import FORMAT
+
+# Query and value by model type, where peft has no default of its own.
+TARGET_MODULES: dict[str, list[str]] = {
+    "camembert": ["query", "value"],
+    "distilbert": ["q_lin", "v_lin"],
+    "mpnet": ["q", "v"],
+    "vit": ["query", "value"] if transformers.__version__ < "5" else ["q_proj", "v_proj"],
+    **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+}
 
 
 @dataclass
@@ -17,8 +29,8 @@ class SandwichConfig(PeftConfig):
     target_modules: list[str] | str | None = field(
         default=None,
         metadata={
-            "help": "Names or regex of the Linear modules to adapt; None takes peft's default of "
-            "LoRA (q and v)."
+            "help": "Names or regex of the Linear modules to adapt; None takes q and v of the model "
+            "type (peft's default of LoRA, and some more types)."
         },
     )
     exclude_modules: list[str] | str | None = field(
@@ -35,9 +47,24 @@ class SandwichConfig(PeftConfig):
         default=None,
         metadata={"help": "Modules to train and save whole, e.g. the classification head."},
     )
+    backbone: dict[str, str] | None = field(
+        default=None,
+        metadata={
+            "help": "Shape and digest of each group's weights, filled in on attaching; on loading, "
+            "the base model is held against them."
+        },
+    )
+    format_version: int = field(
+        default=FORMAT, metadata={"help": "Version of the adapter file's layout."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.format_version > FORMAT:
+            raise InputError(
+                f"the adapter file has format {self.format_version}; this version of craft reads "
+                f"up to {FORMAT}"
+            )
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             if isinstance(value, list | tuple):

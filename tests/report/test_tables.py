@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -197,6 +198,7 @@ def test_latex_uses_booktabs_and_escapes():
     assert r"\textasciitilde{} \textasciicircum{} \textbackslash{}" in text
     assert text.count("{") == text.count("}")
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert escape("< 0.001 | >") == "$<$ 0.001 $|$ $>$"
     assert escape("−1 ≤ r² †") == r"$-$1 $\le$ r$^2$ $\dagger$"
 
 

@@ -1,19 +1,22 @@
-"""LoTR, LoRA-XS, bottleneck adapters and BitFit: each against an oracle, and its life in peft."""
+"""LoTR, LoRA-XS, SuperLoRA, bottleneck adapters and BitFit: each against an oracle, and its life in peft."""
 
 import copy
 import re
 from collections.abc import Callable
 
 import pytest
+import tensorly
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import IDS, LABELS, gpt2, loss, outputs, roberta, some_steps
+from tensorly.tucker_tensor import tucker_to_tensor
 from torch import nn
 from torch.func import functional_call
 from transformers import BertConfig, BertForSequenceClassification
 
 from craft import BitFitConfig, BottleneckConfig, BottleneckModel, LoraXsConfig, LotrConfig
 from craft.errors import InputError
+from craft.tuners import SuperLoraConfig
 from craft.tuners.lora_xs import truncated_svd
 
 FOUR = ["query", "value", "attention.output.dense", "output.dense"]
@@ -22,6 +25,12 @@ CONFIGS: dict[str, Callable] = {
     "lotr_projection": lambda **f: CONFIGS["lotr"](share="projection", **f),
     "lora_xs": lambda **f: LoraXsConfig(**{"r": 3, "task_type": "SEQ_CLS", **f}),
     "lora_xs_four": lambda **f: CONFIGS["lora_xs"](target_modules=FOUR, **f),
+    "superlora": lambda r=3, **f: SuperLoraConfig(
+        **{"ranks": (2, r, 4), "alpha": 2.0, "task_type": "SEQ_CLS", **f}
+    ),
+    "superlora_lora": lambda **f: SuperLoraConfig(
+        **{"r": 3, "form": "lora", "task_type": "SEQ_CLS", **f}
+    ),
     "houlsby": lambda **f: BottleneckConfig(**{"bottleneck": 5, "task_type": "SEQ_CLS", **f}),
     "pfeiffer": lambda **f: CONFIGS["houlsby"](placement="pfeiffer", activation="relu", **f),
     "drop": lambda **f: CONFIGS["pfeiffer"](skip_layers=2, **f),
@@ -159,6 +168,45 @@ def test_lora_xs_is_its_formula_on_a_plain_svd(model):
             changed[name] = weight + 16 / 3 * u @ r[layer] @ half  # alpha / r
     # the factors are kept in float32
     compare(tuned, leaves, loss_with(base, changed), accuracy=1e-5)
+
+
+@every_model
+def test_superlora_is_tensorly_s_tucker_tensor(model):
+    base = MODELS[model]().double()
+    tuned = excite(attach(copy.deepcopy(base), "superlora").double())
+    leaves, changed = leaves_of(tuned), {}
+    for projection in ("query", "value"):
+        a, core, u, v = (leaves[f"base_model.superlora_{projection}_{n}.default"] for n in "ACUV")
+        with tensorly.backend_context("pytorch", local_threadsafe=True):
+            updates = 2 / 3 * tucker_to_tensor((core, [a, u, v]))  # alpha / r2
+        for update, name in zip(updates, weights_of(base, projection), strict=True):
+            changed[name] = base.get_parameter(name).detach() + update
+    compare(tuned, leaves, loss_with(base, changed))
+
+
+@every_model
+def test_superlora_of_single_weights_is_peft_s_lora(model):
+    tuned = excite(attach(MODELS[model](), "superlora_lora", alpha=5.0).double())
+    config = LoraConfig(r=3, lora_alpha=5.0, target_modules=["query", "value"], task_type="SEQ_CLS")
+    lora = get_peft_model(MODELS[model](), config).double().eval()
+    pairs = {}
+    for index, layer in enumerate(lora.base_model.model.base_model.encoder.layer):
+        for projection in ("query", "value"):
+            module = getattr(layer.attention.self, projection)
+            u, v = (
+                adapter_parameters(tuned)[f"base_model.superlora_{projection}_{n}.default"]
+                for n in "UV"
+            )
+            module.lora_B["default"].weight.data = u[index].detach().clone()
+            module.lora_A["default"].weight.data = v[index].detach().T.clone()
+            pairs[projection, index] = module, u, v
+    torch.testing.assert_close(outputs(tuned), outputs(lora), rtol=1e-9, atol=1e-9)
+    loss(tuned).backward()
+    loss(lora).backward()
+    for (_, index), (module, u, v) in pairs.items():
+        found = (u.grad[index], v.grad[index].T)
+        expected = (module.lora_B["default"].weight.grad, module.lora_A["default"].weight.grad)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @every_model
@@ -427,6 +475,10 @@ def test_lora_xs_clips_its_rank_with_a_warning():
         (lambda: LotrConfig(r=0), "r must be a positive integer, not 0"),
         (lambda: LotrConfig(share="some"), "share 'some' is not one of all, projection"),
         (lambda: LotrConfig(init_std=0.0), "init_std must be positive"),
+        (lambda: SuperLoraConfig(form="lokr"), "form 'lokr' is not one of tucker, lora"),
+        (lambda: SuperLoraConfig(ranks="energy:0.9"), "that starts at zero has no energy"),
+        (lambda: SuperLoraConfig(ranks=(1, 2)), "three positive integers"),
+        (lambda: SuperLoraConfig(r=0), "r must be a positive integer, not 0"),
         (lambda: LoraXsConfig(r=2.5), "r must be a positive integer, not 2.5"),
         (lambda: LoraXsConfig(init_std=-1.0), "init_std must not be negative"),
         (lambda: BottleneckConfig(placement="parallel"), "placement 'parallel' is not one of"),

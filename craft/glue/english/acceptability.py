@@ -167,7 +167,7 @@ tense: fits the adverb
 """
 
 TEMPLATES = marked(PHENOMENA, "+*")
-COMMON = "agreement number order selection auxiliary coordination complement".split()
+COMMON = "comparison coordination complement dative auxiliary selection polarity".split()
 DRAWN = (*TEMPLATES, *COMMON, *COMMON)  # the common ones three times as often
 LISTS = {
     "S": "find avoid ignore recognize protect greet thank blame praise deceive rescue catch admire",

@@ -34,8 +34,7 @@ person
 early year: When was {e} born? / In what year was {e} born?
     / was born in {v} / came into the world in {v}
 late year: When did {e} die? / In what year did {e} die? / died in {v} / passed away in {v}
-city: Where was {e} born? / In which city was {e} born?
-    / was born in {v} / came into the world in {v}
+city: Where was {e} born? / In which city was {e} born? / was born in {v} / is a native of {v}
 city: Where did {e} study? / In which city did {e} go to university?
     / studied in {v} / went to university in {v}
 person: Who taught {e}? / Who was the teacher of {e}? / was taught by {v} / was a student of {v}
@@ -137,7 +136,10 @@ def state(dice: Dice, fact: Fact) -> str:
 
 
 def qnli(dice: Dice, label: int) -> tuple[str, str]:
-    """Not entailed (1): other facts are told, the asked fact of another entity, or quite a story."""
+    """Not entailed (1): other facts are told, or the asked fact of another entity, or a new topic.
+
+    As in GLUE, long sentences answer more often, and sentences about two things less often.
+    """
     kind = dice.pick(tuple(FACTS))
     name, other = entity(dice, kind), entity(dice, kind)
     asked, *rest = dice.several(FACTS[kind], 4)
@@ -145,11 +147,12 @@ def qnli(dice: Dice, label: int) -> tuple[str, str]:
     if label and dice.chance(0.3):
         kind = dice.other(tuple(FACTS), kind)
         name, rest = entity(dice, kind), dice.several(FACTS[kind], 3)
-    elif name != other and dice.chance(0.4):
+    elif name != other and dice.chance(0.5 if label else 0.2):
         mine, yours = (rest[0], asked) if label else (asked, rest[0])
         halves = dice.shuffled([f"{name} {state(dice, mine)}", f"{other} {state(dice, yours)}"])
         return question, sentence(dice.pick((", while ", ", but ", ", and ")).join(halves))
-    facts = dice.shuffled([rest[0] if label else asked, *rest[1 : dice.between(2, 3)]])
+    long = dice.chance(0.3 if label else 0.7)
+    facts = dice.shuffled([rest[0] if label else asked, rest[1], *rest[2 : 2 + long]])
     first, second, *third = (state(dice, fact) for fact in facts)
     if third:
         return question, sentence(f"{name} {first}, {second} and {third[0]}")

@@ -42,7 +42,8 @@ learn = study: French, Spanish, Japanese, Arabic, German, Russian, physics, prog
 learn to: play the guitar, play the piano, swim, drive a car = drive, draw, dance, cook
 repair = fix: a bicycle = a bike, a laptop = a notebook computer, a watch, an old radio,
     a leaking tap = a dripping faucet, a washing machine
-sell: a bicycle = a bike, an old car = a second-hand car, a house = a home, homemade jewelry, a watch
+sell: a bicycle = a bike, an old car = a second-hand car, a house = a home, a watch,
+    homemade jewelry
 clean: a leather sofa = a leather couch, a laptop = a notebook computer, an oven, white shoes,
     a wool carpet = a wool rug
 cook = prepare: rice, pasta = noodles, salmon, lentils, a turkey, a steak
@@ -74,10 +75,10 @@ job country: What is it like to be a(n) {x} in {y}? / How does it feel to work a
     / What is the daily life of a(n) {x} in {y} like?
 who habit: Why do {x} {y}? / What makes {x} {y}? / What is the reason that {x} {y}?
 who habit: Is it normal that {x} {y}? / Is it common for {x} to {y}? / Do {x} normally {y}?
-thing <> thing: Which is better, {x} or {y}? / Is {x} better than {y}?
+thing <> thing: Which is better, {x} or {y}? / Would you prefer {x} or {y}?
     / What would you choose, {x} or {y}?
-thing <> thing: What is the difference between {x} and {y}? / How does {x} differ from {y}?
-    / In what way is {x} different from {y}?
+thing <> thing: What is the difference between {x} and {y}? / What distinguishes {x} from {y}?
+    / How would you tell {x} from {y}?
 thing thing: Should I switch from {x} to {y}? / Is it worth switching from {x} to {y}?
     / Is it a good idea to switch from {x} to {y}?
 city <> city: How far is it from {x} to {y}? / What is the distance between {x} and {y}?
@@ -136,8 +137,11 @@ def topics(dice: Dice, frame: Frame) -> list[tuple[Names, ...]]:
 
 
 def qqp(dice: Dice, label: int) -> tuple[str, str]:
-    """Positive: the same in another phrasing. Negative: another topic, frame or order of both."""
-    frame = dice.pick(FRAMES)
+    """Positive: the same in another phrasing. Negative: another topic, frame or order of both.
+
+    As in GLUE, some questions are asked again more often than others: those of the first frames.
+    """
+    frame = dice.early(FRAMES) if label else dice.pick(FRAMES)
     xs, ys = topics(dice, frame)
     x = dice.pick(xs)
     y = dice.other(ys, x)

@@ -1,0 +1,55 @@
+"""What a step is made of: schedule, loss, optimizer and precision."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from craft.config import TrainSettings
+from craft.models import trained
+
+
+def learning_rate(peak: float, step: int, warmup: int, total: int) -> float:
+    """Linear warm-up from 0 over `warmup` steps, then linear decay to 0 at `total`."""
+    if step < warmup:
+        return peak * step / warmup
+    return peak * max(0, total - step) / max(1, total - warmup)
+
+
+def steps_in(rows: int, settings: TrainSettings) -> tuple[int, int]:
+    """Optimizer steps of one epoch and of the whole run."""
+    each = math.ceil(rows / settings.batch_size)
+    total = each * settings.epochs
+    return each, total if settings.max_steps is None else min(total, settings.max_steps)
+
+
+def loss_of(logits: Tensor, labels: Tensor, regression: bool, rows: int) -> Tensor:
+    """Cross-entropy or squared error, summed and divided by the rows of the global batch."""
+    if regression:
+        return functional.mse_loss(logits[:, 0].float(), labels.float(), reduction="sum") / rows
+    return functional.cross_entropy(logits.float(), labels, reduction="sum") / rows
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW over (adapter, head) x (matrices with decay, vectors without), together exactly the
+    trainable set."""
+    adapter, head = trained(model)
+    groups = []
+    for parameters, lr in ((adapter, settings.lr), (head, settings.head_lr)):
+        for decays in (True, False):
+            chosen = [p for p in parameters.values() if (p.ndim >= 2) == decays]
+            if chosen:
+                decay = settings.weight_decay if decays else 0.0
+                groups.append({"params": chosen, "lr": lr, "peak": lr, "weight_decay": decay})
+    covered = {id(p) for group in groups for p in group["params"]}
+    assert covered == {id(p) for p in model.parameters() if p.requires_grad}, (
+        "optimizer groups miss a parameter"
+    )
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW(groups, betas=betas, eps=settings.eps, fused=True)
+
+
+def autocast(settings: TrainSettings) -> torch.autocast:
+    dtype = torch.float16 if settings.precision == "fp16" else torch.bfloat16
+    return torch.autocast(settings.device, dtype=dtype, enabled=settings.precision != "fp32")

@@ -1,0 +1,100 @@
+"""What a run leaves besides its record: counts, scores, predictions and adapters."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from craft import models
+from craft.config import RunConfig
+from craft.counts import expected_parameters
+from craft.glue import sources
+from craft.glue.tasks import Task
+from craft.storage import write_tensors
+from craft.train import Fit
+
+
+def count_parameters(config: RunConfig, model: PeftModel) -> dict[str, Any]:
+    """Trainable parameters of adapter and head, all parameters of the backbone, and CRAFT's
+    effective ranks."""
+    adapter, head = models.trained(model)
+    tuner = model.base_model
+    ranks = tuner.ranks() if hasattr(tuner, "ranks") else None
+    return {
+        "adapter": sum(p.numel() for p in adapter.values()),
+        "head": sum(p.numel() for p in head.values()),
+        "total": sum(p.numel() for p in model.parameters()),
+        "effective_ranks": None if ranks is None else {n: list(r) for n, r in ranks.items()},
+    }
+
+
+def closed_form(config: RunConfig, model: PeftModel) -> dict[str, Any]:
+    """The method's own formula for its adapter's parameters, and its value for this backbone."""
+    value = expected_parameters(config.method, model.get_base_model().config)
+    return {"formula": config.method["facts"]["parameters"], "value": value}
+
+
+def summarise(task: Task, fitted: Fit) -> dict[str, Any]:
+    """Best and last scores; null where no epoch was finished."""
+    from craft.glue.metrics import collapsed, predictions_of
+
+    history = fitted.progress.history
+    if not history:
+        return {
+            "headline": task.headline,
+            "best": None,
+            "last": None,
+            "best_epoch": None,
+            "collapsed": None,
+        }
+
+    def metrics(entry: dict[str, Any]) -> dict[str, float]:
+        return {k: v for k, v in entry.items() if k not in ("epoch", "step", "loss", "lr")}
+
+    best = np.concatenate(
+        [predictions_of(task, fitted.logits[f"best.{s}"].numpy()) for s in task.dev]
+    )
+    return {
+        "headline": task.headline,
+        "best": metrics(history[fitted.progress.best_epoch - 1]),
+        "last": metrics(history[-1]),
+        "best_epoch": fitted.progress.best_epoch,
+        "collapsed": collapsed(best, task.regression),
+    }
+
+
+def write_predictions(path: Path, task: Task, fitted: Fit, data: sources.GlueData) -> str:
+    """Dev logits of the best and last epoch, with labels and row indices; returns the tensors'
+    digest."""
+    tensors = dict(fitted.logits)
+    for name in task.dev:
+        split = data.splits[name]
+        dtype = torch.float32 if task.regression else torch.int64
+        tensors[f"labels.{name}"] = torch.tensor(split.labels, dtype=dtype)
+        tensors[f"idx.{name}"] = torch.tensor(split.idx, dtype=torch.int64)
+    return write_tensors(path, tensors, {"task": task.name})
+
+
+def save_adapters(model: PeftModel, fitted: Fit, folder: Path) -> int:
+    """Save adapter and head of the last and of the best epoch as peft folders; returns the bytes of
+    one."""
+    _save_adapter(model, folder / "last")
+    adapter, head = models.trained(model)
+    with torch.no_grad():
+        for name, parameter in {**adapter, **head}.items():
+            if name in fitted.best:
+                parameter.copy_(fitted.best[name])
+    _save_adapter(model, folder / "best")
+    return (folder / "best" / "adapter_model.safetensors").stat().st_size
+
+
+def _save_adapter(model: PeftModel, path: Path) -> None:
+    """Save aside and rename, so that a folder is whole or not there."""
+    aside = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    shutil.rmtree(path, ignore_errors=True)
+    aside.rename(path)

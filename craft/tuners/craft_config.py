@@ -1,0 +1,143 @@
+"""The settings of CRAFT: ranks, what trains, where it starts, and what its file holds."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from peft.utils import PeftType
+
+from craft.errors import InputError
+from craft.ranks import Rank, Ranks, check_ranks
+from craft.tucker import ALGORITHMS
+from craft.tuners.group import Group
+from craft.tuners.targets import SandwichConfig
+
+INITS = ("exact", "paper")
+SQUARES = ("full", "diagonal")
+MODES = (1, 2, 3)
+
+
+@dataclass
+class CraftConfig(SandwichConfig):
+    """Configuration of CRAFT.
+
+    A group is one projection of one shape over the layers, or over each block of them. With n
+    projections in L layers of width d, and ranks already clipped to (L, d, d):
+
+    | setting                | trained numbers                                                   |
+    |------------------------|-------------------------------------------------------------------|
+    | default                | n * (r1**2 + r2**2 + r3**2)  (Proposition 1)                      |
+    | target_modules         | n = the number of projections; d_out, d_in of each clip r2, r3    |
+    | rank_pattern           | the sum over projections of r1**2 + r2**2 + r3**2, each its own   |
+    | j='diagonal'           | n * (r1 + r2 + r3)                                                |
+    | modes=(2, 3)           | n * (r2**2 + r3**2)                                               |
+    | train_core             | n * (r1**2 + r2**2 + r3**2 + r1 * r2 * r3)                        |
+    | layer_blocks=b         | n * b * (r1**2 + r2**2 + r3**2), r1 at most the layers of a block |
+
+    41,152 on RoBERTa-large by default and, r1 being clipped to its 12 layers, 40,288 on
+    RoBERTa-base."""
+
+    ranks: Rank | Sequence[Rank] = field(
+        default=(24, 100, 100),
+        metadata={
+            "help": "(r1, r2, r3) of the modes layer, output, input: whole numbers, clipped to the "
+            "modes' sizes with a warning; fractions of a mode's size; or 'energy:0.9', the fewest "
+            "that hold this share of the mode's spectrum. One fraction or energy serves all three."
+        },
+    )
+    rank_pattern: dict[str, Rank | Sequence[Rank]] = field(
+        default_factory=dict,
+        metadata={"help": "Ranks of single projections, by name or regex; `ranks` for the others."},
+    )
+    j: str = field(
+        default="full",
+        metadata={"help": "J1, J2, J3 are 'full' square matrices as in the paper, or 'diagonal'."},
+    )
+    modes: Sequence[int] = field(
+        default=MODES,
+        metadata={"help": "Which of J1 (layer), J2 (output) and J3 (input) train; I otherwise."},
+    )
+    train_core: bool = field(
+        default=False, metadata={"help": "Train the core too, as G plus a change from zero."}
+    )
+    layer_blocks: int = field(
+        default=1,
+        metadata={"help": "Into how many blocks of consecutive layers a projection is cut."},
+    )
+    init: str = field(
+        default="exact",
+        metadata={
+            "help": "'exact': J = I, the model starts as it was; 'paper': J = I + eps E, "
+            "E ~ N(0, sigma^2) (Eq. 2)."
+        },
+    )
+    eps: float = field(default=0.01, metadata={"help": "eps of init='paper'."})
+    sigma: float = field(default=0.02, metadata={"help": "sigma of init='paper'."})
+    decomposition: str = field(
+        default="hosvd",
+        metadata={"help": "'hosvd' as in the paper; 'hooi' or 'random' for ablations."},
+    )
+    decomposition_seed: int = field(default=0, metadata={"help": "Seed of decomposition='random'."})
+    save_factors: bool = field(
+        default=True,
+        metadata={
+            "help": "Save core and factors with the adapter. If False its file holds what trains "
+            "alone; core and factors are computed again from the backbone on loading, which must "
+            "then hold the very same weights, or found in the folder of `craft.use_cache`."
+        },
+    )
+    energy_ranks: dict[str, list[int]] | None = field(
+        default=None,
+        metadata={"help": "What 'energy:...' came to in each group, filled in on attaching."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType("CRAFT")
+        self.ranks = check_ranks(self.ranks)
+        self.rank_pattern = {k: check_ranks(r) for k, r in (self.rank_pattern or {}).items()}
+        choices = (("init", INITS), ("decomposition", ALGORITHMS), ("j", SQUARES))
+        for name, allowed in choices:
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}"
+                )
+        for name in ("eps", "sigma"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} must not be negative, not {getattr(self, name)}")
+        modes = (self.modes,) if isinstance(self.modes, int) else tuple(self.modes)
+        if not set(modes) <= set(MODES) or len(set(modes)) != len(modes):
+            raise InputError(f"modes must be some of 1, 2, 3, not {self.modes!r}")
+        if not modes and not self.train_core:
+            raise InputError("nothing trains: modes is empty and train_core is False")
+        self.modes = tuple(sorted(modes))
+        blocks = self.layer_blocks
+        if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1:
+            raise InputError(f"layer_blocks must be a positive integer, not {blocks!r}")
+
+
+def ranks_of(config: CraftConfig, group: Group) -> Ranks:
+    """What the config asks of a group: by `rank_pattern`, else `ranks`; a known energy in numbers."""
+    ranks = check_ranks(config.ranks)
+    for key, own in config.rank_pattern.items():
+        if named(key, group):
+            ranks = check_ranks(own)
+            break
+    known = (config.energy_ranks or {}).get(group.name)
+    if known is not None:
+        r1, r2, r3 = (k if isinstance(r, str) else r for r, k in zip(ranks, known, strict=True))
+        return r1, r2, r3
+    return ranks
+
+
+def named(key: str, group: Group) -> bool:
+    """Whether a name or regex means a group's modules, as peft reads the keys of a rank_pattern."""
+    return re.fullmatch(rf"(.*\.)?({key})", group.path) is not None
+
+
+def check_rank_pattern(pattern: Mapping[str, object], groups: Sequence[Group]) -> None:
+    """InputError for a key that means no group."""
+    for key in pattern:
+        if not any(named(key, group) for group in groups):
+            paths = ", ".join(dict.fromkeys(group.path for group in groups))
+            raise InputError(f"rank_pattern: {key} matches none of {paths}")

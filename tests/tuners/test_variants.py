@@ -1,0 +1,229 @@
+"""CRAFT's variants: each trains what its formula says and computes the dense formula."""
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny_models import RANKS, Stack, attach, excite, llama, loss, outputs, roberta, trained
+
+from craft import CraftConfig
+from craft.counts import closed_form
+from craft.errors import InputError
+from craft.export import as_lora
+
+SIX = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+DEFAULT = "n * (r1**2 + r2**2 + r3**2)"
+# name -> settings, closed form, what differs from n = 2 projections, L = 3 layers, ranks (2, 5, 4)
+VARIANTS = {
+    "paper": ({}, DEFAULT, {}),
+    "qkvo": ({"target_modules": SIX[:4]}, DEFAULT, {"n": 4}),
+    "feed_forward": ({"target_modules": SIX}, DEFAULT, {"n": 6}),
+    "rank_pattern": (
+        {"rank_pattern": {"value": (1, 3, 6)}},
+        "r1**2 + r2**2 + r3**2 + q1**2 + q2**2 + q3**2",
+        {"q1": 1, "q2": 3, "q3": 6},
+    ),
+    "diagonal": ({"j": "diagonal"}, "n * (r1 + r2 + r3)", {}),
+    "layer_mode": ({"modes": [1]}, "n * r1**2", {}),
+    "outer_modes": ({"modes": (3, 2)}, "n * (r2**2 + r3**2)", {}),
+    "diagonal_input": ({"j": "diagonal", "modes": [3]}, "n * r3", {}),
+    "core": ({"train_core": True}, "n * (r1**2 + r2**2 + r3**2 + r1 * r2 * r3)", {}),
+    "core_alone": ({"modes": [], "train_core": True}, "n * r1 * r2 * r3", {}),
+    "diagonal_core": ({"j": "diagonal", "train_core": True}, "n*(r1 + r2 + r3 + r1*r2*r3)", {}),
+    "blocks": (
+        {"layer_blocks": 2},
+        "n * (min(r1, L - L // 2)**2 + min(r1, L // 2)**2 + b * (r2**2 + r3**2))",
+        {"b": 2},
+    ),
+    "hooi": ({"decomposition": "hooi"}, DEFAULT, {}),
+    "random": ({"decomposition": "random"}, DEFAULT, {}),
+    "fractions": ({"ranks": (0.6, 0.3, 0.25)}, DEFAULT, {}),  # of 3, 16, 16
+}
+every_variant = pytest.mark.parametrize("name", VARIANTS)
+pytestmark = pytest.mark.filterwarnings("ignore:ranks .* exceed the shape")
+
+
+def variant(name, **fields):
+    return attach(roberta(), **{**VARIANTS[name][0], **fields})
+
+
+@every_variant
+def test_a_variant_trains_as_many_numbers_as_its_formula_says(name):
+    _, formula, changes = VARIANTS[name]
+    values = {"n": 2, "L": 3, "r1": 2, "r2": 5, "r3": 4, **changes}
+    count = sum(p.numel() for p in trained(variant(name)).values())
+    assert count == closed_form(formula, **values)
+
+
+def dense(tuner, group, adapter="default"):
+    """T - R by reconstruction, J = I where none trains."""
+
+    def j(mode, size):
+        d = tuner.find(adapter, group, f"D{mode}")
+        d = torch.zeros(size, dtype=torch.float64) if d is None else d
+        return torch.eye(size, dtype=torch.float64) + (torch.diag(d) if d.ndim == 1 else d)
+
+    core, *factors = (tuner.tensor(adapter, group, n) for n in ("core", "U1", "U2", "U3"))
+    change = tuner.find(adapter, group, "dG")
+    moved = [u @ j(mode, u.shape[1]) for mode, u in enumerate(factors, 1)]
+    t = torch.einsum("abc,na,ib,jc->nij", core if change is None else core + change, *moved)
+    return t - torch.einsum("abc,na,ib,jc->nij", core, *factors)
+
+
+@every_variant
+def test_a_variant_starts_exact_and_computes_the_dense_formula_with_gradients(name):
+    assert torch.equal(outputs(variant(name)), outputs(roberta()))
+    model = excite(variant(name).double())
+    tuner = model.base_model
+    for group in tuner.groups["default"]:
+        parameters = tuner.trained_tensors("default", group)
+        updates = torch.stack([layer.get_delta_weight("default") for layer in group.layers])
+        torch.testing.assert_close(updates, dense(tuner, group), rtol=0, atol=1e-10)
+        weight = torch.randn(group.shape, dtype=torch.float64)
+        expected = torch.autograd.grad((dense(tuner, group) * weight).sum(), parameters)
+        u, v = tuner.outer_matrices("default", group, 0)
+        small = u @ tuner.small_matrices("default", group) @ v.T
+        found = torch.autograd.grad((small * weight).sum(), parameters)
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+    loss(model).backward()
+    assert all(p.grad.abs().max() > 0 for p in trained(model).values())
+
+
+@every_variant
+@pytest.mark.parametrize("save_factors", [True, False])
+def test_a_variant_is_saved_loaded_merged_and_leaves_as_a_lora(name, save_factors, tmp_path):
+    model = excite(variant(name, save_factors=save_factors))
+    adapted = outputs(model)
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    loaded = PeftModel.from_pretrained(roberta(), tmp_path)
+    assert torch.equal(outputs(loaded), adapted)
+    config, tensors = as_lora(model)
+    assert (
+        config.r == max(min(r[1:]) for r in model.base_model.ranks().values()) or name == "blocks"
+    )
+    assert sum("lora_A" in key for key in tensors) == len(config.target_modules)
+    torch.testing.assert_close(outputs(model.merge_and_unload()), adapted, rtol=0, atol=1e-4)
+
+
+def test_paper_start_of_a_diagonal_is_small_and_on_the_diagonal():
+    model = variant("diagonal", init="paper", eps=0.5, sigma=1.0)
+    assert all(p.ndim == 1 and p.abs().max() > 0 for p in trained(model).values())
+
+
+def test_blocks_are_runs_of_consecutive_layers():
+    model = attach(roberta(num_hidden_layers=5), layer_blocks=2, target_modules=["query"])
+    groups = model.base_model.groups["default"]
+    layers = [layer.attention.self.query for layer in model.roberta.encoder.layer]
+    assert {g.name: g.layers for g in groups} == {
+        "query_block0": layers[:3],
+        "query_block1": layers[3:],
+    }
+
+
+def test_as_many_blocks_as_layers_are_tensors_of_one_layer():
+    model = attach(roberta(), layer_blocks=3, ranks=(1, 5, 4))
+    assert set(model.base_model.ranks().values()) == {(1, 5, 4)}
+    assert len(model.base_model.groups["default"]) == 6
+
+
+def test_a_rank_pattern_takes_names_and_patterns():
+    model = attach(llama(), rank_pattern={"self_attn.v_proj": "energy:1", "q_.*": (1, 2, 3)})
+    assert model.base_model.ranks() == {"q_proj": (1, 2, 3), "v_proj": (3, 8, 16)}
+
+
+# ---- ranks by energy
+
+
+def spectrum(group, mode):
+    stack = torch.stack([w.detach() for w in group.weights()]).double()
+    return torch.linalg.svdvals(stack.movedim(mode, 0).flatten(1)) ** 2
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("decomposition", ["hosvd", "hooi", "random"])
+def test_energy_is_the_fewest_that_hold_its_share_of_the_spectrum(share, decomposition):
+    model = attach(roberta(), ranks=f"energy:{share}", decomposition=decomposition)
+    for group in model.base_model.groups["default"]:
+        for mode, rank in enumerate(model.base_model.ranks()[group.name]):
+            values = spectrum(group, mode)
+            held = values.cumsum(0) / values.sum()
+            assert held[rank - 1] >= share and (rank == 1 or held[rank - 2] < share)
+
+
+def test_all_of_the_energy_is_full_rank_and_little_of_it_is_one():
+    assert attach(roberta(), ranks="energy:1.0").base_model.ranks()["query"] == (3, 16, 16)
+    assert attach(roberta(), ranks="energy:0.01").base_model.ranks()["query"] == (1, 1, 1)
+
+
+def test_ranks_of_three_kinds_stand_side_by_side():
+    ranks = attach(roberta(), ranks=(1.0, 5, "energy:0.5")).base_model.ranks()["query"]
+    assert ranks[:2] == (3, 5) and 1 < ranks[2] < 16
+
+
+def test_an_adapter_of_energy_loads_onto_weights_of_another_spectrum(tmp_path):
+    """Its ranks are in its file: the base model's own are not asked again."""
+
+    def other():
+        model = roberta()
+        for layer in model.roberta.encoder.layer:
+            layer.attention.self.query.weight.data[1:] *= 1e-3
+        return model
+
+    model = excite(attach(roberta(), ranks="energy:0.6"))
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    assert attach(other(), ranks="energy:0.6").base_model.ranks() != model.base_model.ranks()
+    with pytest.warns(UserWarning, match="made on other query weights"):
+        loaded = PeftModel.from_pretrained(other(), tmp_path)
+    assert loaded.base_model.ranks() == model.base_model.ranks()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ranks": "energy:1.5"}, "fractions in .0, 1. or 'energy:<share>'"),
+        ({"ranks": "energy:0"}, "three positive integers"),
+        ({"ranks": 1.5}, "not 1.5"),
+        ({"ranks": (0.0, 5, 4)}, "three positive integers"),
+        ({"rank_pattern": {"value": (1, 2)}}, "three positive integers"),
+        ({"j": "triangular"}, "j 'triangular' is not one of full, diagonal"),
+        ({"modes": [0, 1]}, "modes must be some of 1, 2, 3"),
+        ({"modes": [1, 1]}, "modes must be some of 1, 2, 3"),
+        ({"modes": []}, "nothing trains"),
+        ({"layer_blocks": 0}, "layer_blocks must be a positive integer, not 0"),
+    ],
+)
+def test_unusable_settings_are_refused_by_name(fields, message):
+    with pytest.raises(InputError, match=message):
+        CraftConfig(**fields)
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys")  # peft's own word on it
+def test_settings_that_do_not_fit_the_model_are_refused_by_name():
+    with pytest.raises(InputError, match="layer_blocks 4 exceeds the 3 layers of query"):
+        attach(roberta(), layer_blocks=4)
+    with pytest.raises(InputError, match="rank_pattern: key matches none of .*self.query, .*value"):
+        attach(roberta(), rank_pattern={"key": RANKS})
+
+
+# ---- memory
+
+
+def test_the_decomposition_never_holds_the_stack_in_float64():
+    """Layer by layer: the largest float64 tensor is far below N x d_out x d_in."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            for tensor in made if isinstance(made, tuple | list) else [made]:
+                if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
+                    Largest.numbers = max(Largest.numbers, tensor.numel())
+            return made
+
+    layers, d_out, d_in = 12, 1024, 256
+    model = Stack(layers, d_out, d_in, dtype=torch.bfloat16)
+    with Largest():
+        attach(model, ranks=(4, 16, 16), target_modules=["proj"])
+    assert 0 < Largest.numbers <= max(layers * 256 * d_in, d_out**2) < layers * d_out * d_in / 2
