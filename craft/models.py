@@ -13,7 +13,12 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from craft.errors import InputError, first_line
@@ -86,7 +91,7 @@ def heads(model: nn.Module) -> list[str]:
     ]
 
 
-def build(backbone: Backbone, task: Task, head_seed: int) -> nn.Module:
+def build(backbone: Backbone, task: Task, head_seed: int) -> PreTrainedModel:
     """The encoder of a folder with a fresh classification head drawn from `head_seed`, float32, on
     the CPU.
 

@@ -21,7 +21,7 @@ def count_parameters(config: RunConfig, model: PeftModel) -> dict[str, Any]:
     """Trainable parameters of adapter and head, all parameters of the backbone, and CRAFT's
     effective ranks."""
     adapter, head = models.trained(model)
-    tuner = model.base_model
+    tuner: Any = model.base_model
     ranks = tuner.ranks() if hasattr(tuner, "ranks") else None
     return {
         "adapter": sum(p.numel() for p in adapter.values()),

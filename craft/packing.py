@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from craft.errors import InputError
 
@@ -74,15 +74,16 @@ def _no_mask(*_: Any, **__: Any) -> None:
     return None
 
 
-def enable(model: nn.Module) -> None:
+def enable(model: PreTrainedModel) -> None:
     """Make a classification model read packed batches (`craft.glue.batches`), and only those.
 
-    InputError where the architecture has no encoder whose output could be cut."""
+    InputError where the architecture has its own attention, or no encoder whose output could be
+    cut."""
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, _no_mask)
     backbone = model.base_model
     encoder = getattr(backbone, "encoder", None) or getattr(backbone, "transformer", None)
-    if encoder is None or not hasattr(model, "set_attn_implementation"):
+    if encoder is None or not getattr(model, "_supports_attention_backend", False):
         kind = type(model).__name__
         raise InputError(f"{kind} cannot read packed batches; use train.batching=padded")
     model.set_attn_implementation(NAME)

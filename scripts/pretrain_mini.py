@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ from transformers import (
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the first four have RoBERTa's ids
 LAYERS = 12
 LENGTH = 128
-# share of positions to predict; of these 80 % become <mask>, 10 % a random token (Devlin et al. 2019)
+# share of positions to predict: 80 % become <mask>, 10 % a random token (Devlin et al. 2019)
 MASKING = 0.2
 
 
@@ -292,7 +293,8 @@ def start_local(model: RobertaForMaskedLM) -> None:
     embedding[:, 0::2] = scale * torch.sin(position * frequency)
     embedding[:, 1::2] = scale * torch.cos(position * frequency)
     for layer in model.roberta.encoder.layer:
-        layer.attention.self.key.weight.copy_(layer.attention.self.query.weight)
+        attention: Any = layer.attention.self
+        attention.key.weight.copy_(attention.query.weight)
 
 
 def masked_loss(
@@ -527,12 +529,12 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
             loss = loss_of(model, tokens.to(device), inputs.to(device), chosen.to(device))
         loss.backward()
         if processes > 1:
-            flat = torch.cat([p.grad.flatten() for p in parameters])
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
             dist.all_reduce(flat)
-            for parameter, part in zip(
-                parameters, flat.split([p.numel() for p in parameters]), strict=True
-            ):
-                parameter.grad.copy_(part.view_as(parameter)).div_(processes)
+            parts = flat.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient)).div_(processes)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()

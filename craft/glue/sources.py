@@ -136,13 +136,15 @@ def read_tsv(task: Task, split: str, path: Path) -> tuple[Split, int]:
     columns = task.tsv.test_columns if test else task.tsv.columns
     rows = _rows(path)
     if all(isinstance(c, int) for c in columns.values()):
-        place, width, first = dict(columns), task.tsv.width, 1
+        width, first = task.tsv.width, 1
+        place: dict[str, int] = {c: int(n) for c, n in columns.items()}
     else:
         names = rows[0] if rows else []
         missing = [c for c in columns.values() if c not in names]
         if missing:
             raise InputError(f"{path}: columns {missing} are missing; the header has {names}")
-        place, width, first = {c: names.index(n) for c, n in columns.items()}, len(names), 2
+        width, first = len(names), 2
+        place = {c: names.index(str(n)) for c, n in columns.items()}
     texts: tuple[list[str], ...] = tuple([] for _ in task.columns)
     labels, idx, skipped = [], [], 0
     for number, row in enumerate(rows[first - 1 :], start=first):
