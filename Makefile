@@ -16,7 +16,7 @@ TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
 MINUTES ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-compat lint format report bench doctor pretrain-mini reproduce-glue clean
+.PHONY: help setup test test-slow test-compat lint format report report-check promote bench doctor pretrain-mini reproduce-glue clean
 
 help: ## this list (at once)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,7 +40,7 @@ $(COMPAT_STAMP): pyproject.toml requirements.lock
 setup: $(STAMP) ## the environment in VENV=.venv, remade when the lock changes (1 to 3 min and 2 GB of downloads)
 
 test: $(STAMP) ## the fast tests, offline; GLUE_DIR=<folder> adds those on real data (< 5 min on 2 cores)
-	$(TEST_ENV) $(PY) -m pytest -q -m "not slow and not gpu and not slurm"
+	$(TEST_ENV) $(PY) -m pytest -q -n 2 -m "not slow and not gpu and not slurm"
 
 test-slow: $(STAMP) ## what `make test` leaves out; GPU and Slurm tests skip where there is none (< 30 min on 2 cores)
 	$(TEST_ENV) $(PY) -m pytest -q -m "slow or gpu or slurm"
@@ -61,6 +61,12 @@ format: $(STAMP) ## let ruff rewrite what it can (seconds)
 
 report: $(STAMP) ## tables and figures from the run records (< 1 min)
 	$(PY) scripts/report.py
+
+report-check: $(STAMP) ## rebuild the report aside and compare it with what is committed (< 1 min)
+	$(PY) scripts/report.py --check
+
+promote: $(STAMP) ## copy clean run records into results/: RUNS="outputs/runs/<run> ..." (seconds)
+	$(PY) scripts/promote.py $(RUNS)
 
 bench: $(STAMP) ## speed and memory of a training step (minutes)
 	$(PY) scripts/bench.py

@@ -1,7 +1,8 @@
 """A trained adapter out of the house: as an ordinary LoRA, which peft loads without this package.
 
 The update of a sandwich tuner (CRAFT, LoTR, LoRA-XS, SuperLoRA) is dW_l = U M_l V^T with M_l of
-shape (r_out, r_in): exactly a LoRA B_l A_l of rank min(r_out, r_in), which serves wherever LoRA does.
+shape (r_out, r_in): exactly a LoRA B_l A_l of rank min(r_out, r_in), which serves wherever LoRA
+does.
 """
 
 import copy

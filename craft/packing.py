@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from craft.errors import InputError
 
 NAME = "packed"
+REFUSED = "{} cannot read packed batches; use train.batching=padded"
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,36 @@ def _no_mask(*_: Any, **__: Any) -> None:
 def enable(model: PreTrainedModel) -> None:
     """Make a classification model read packed batches (`craft.glue.batches`), and only those.
 
-    InputError where the architecture has its own attention, or no encoder whose output could be
-    cut."""
+    InputError where the architecture has its own attention, no encoder whose output could be cut,
+    or more than attention that mixes neighbouring tokens (MobileBERT's embeddings)."""
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, _no_mask)
     backbone = model.base_model
     encoder = getattr(backbone, "encoder", None) or getattr(backbone, "transformer", None)
     if encoder is None or not getattr(model, "_supports_attention_backend", False):
-        kind = type(model).__name__
-        raise InputError(f"{kind} cannot read packed batches; use train.batching=padded")
+        raise InputError(REFUSED.format(type(model).__name__))
     model.set_attn_implementation(NAME)
     encoder.register_forward_hook(_first_tokens, with_kwargs=True)
+    if not _sequences_stay_apart(model):
+        raise InputError(REFUSED.format(type(model).__name__))
+
+
+@torch.no_grad()
+def _sequences_stay_apart(model: PreTrainedModel) -> bool:
+    """Whether the logits of some sequences are the same in one batch as each on its own."""
+
+    def logits(sequences: tuple[Tensor, ...]) -> Tensor:
+        ids, positions = torch.cat(sequences), torch.cat([torch.arange(len(s)) for s in sequences])
+        packing = Packing.of(np.array([len(s) for s in sequences]), ids.device)
+        return model(input_ids=ids[None], position_ids=positions[None], packing=packing).logits
+
+    training = model.training
+    model.eval()
+    sequences = (37 * torch.arange(12) % model.config.vocab_size).split([3, 2, 4, 3])
+    alone = torch.cat([logits((sequence,)) for sequence in sequences])
+    apart = torch.allclose(logits(sequences), alone, rtol=1e-3, atol=1e-6)
+    model.train(training)
+    return apart
 
 
 def _first_tokens(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Ranks of a Tucker decomposition: whole numbers, shares of a mode's size, or shares of its energy."""
+"""Ranks of a Tucker decomposition: whole numbers, or shares of a mode's size or of its energy."""
 
 import re
 import warnings

@@ -1,8 +1,8 @@
-"""Tucker decomposition of a third-order tensor: truncated HOSVD, its ablations, and a cache on disk.
+"""Tucker decomposition of a third-order tensor: truncated HOSVD, its ablations, a cache on disk.
 
-A tensor W of shape (N, d_out, d_in) is a stack of N matrices (arXiv 2602.17510, section 3: layer mode first). Its
-decomposition is W ~ G x1 U1 x2 U2 x3 U3, with orthonormal factors U_n and core G = W x1 U1^T x2 U2^T x3 U3^T.
-Plain tensors in, plain tensors out; no model is known here.
+A tensor W of shape (N, d_out, d_in) is a stack of N matrices (arXiv 2602.17510, section 3: layer
+mode first). Its decomposition is W ~ G x1 U1 x2 U2 x3 U3, with orthonormal factors U_n and core
+G = W x1 U1^T x2 U2^T x3 U3^T. Plain tensors in, plain tensors out; no model is known here.
 """
 
 import warnings
@@ -64,35 +64,33 @@ def decompose(
     seed: int = 0,
     name: str = "tensor",
 ) -> Tucker:
-    """The truncated Tucker decomposition of a tensor (N, d_out, d_in), or of a list of N matrices, in float64.
+    """The truncated Tucker decomposition of (N, d_out, d_in), or of N matrices, in float64.
 
-    `hosvd`   U_n = the r_n leading left singular vectors of the unfolding W_(n), by an eigendecomposition of its Gram
-              matrix W_(n) W_(n)^T (one pass, no alternation: the paper's definition). Gram matrices are summed matrix by
-              matrix, so the stack is never copied.
+    `hosvd`   U_n = the r_n leading left singular vectors of the unfolding W_(n), by an
+              eigendecomposition of its Gram matrix W_(n) W_(n)^T (one pass, no alternation: the
+              paper's definition). Gram matrices are summed matrix by matrix, so the stack is
+              never copied.
     `hooi`    HOSVD followed by ten alternating sweeps (De Lathauwer et al. 2000b), for ablations;
               these do hold the whole stack in float64.
-    `random`  random orthonormal factors from `seed` and the core that fits them best, for ablations.
+    `random`  random orthonormal factors from `seed` and the core that fits them best.
 
-    A rank is a whole number (clipped to the mode's size with a warning), a fraction of the mode's size, or
-    `energy:<share>` of the eigenvalues of its Gram matrix. The largest entry of every column of U_n is positive, so
-    that two runs agree. InputError where `tensor` is not third-order, not floating point, or holds NaN or inf.
+    A rank is a whole number (clipped to the mode's size with a warning), a fraction of the mode's
+    size, or `energy:<share>` of the eigenvalues of its Gram matrix. The largest entry of every
+    column of U_n is positive, so that two runs agree. InputError where `tensor` is not third-order,
+    not floating point, or holds NaN or inf.
     """
     slices = _slices(tensor, name)
     shape = (len(slices), *slices[0].shape)
     wanted = clip_ranks(ranks, shape, name)
     if algorithm not in ALGORITHMS:
         raise InputError(f"decomposition {algorithm!r} is not one of {', '.join(ALGORITHMS)}")
-    by_energy = any(isinstance(r, str) for r in wanted)
-    if algorithm != "random" or by_energy:
+    factors = ()
+    if algorithm != "random" or any(isinstance(rank, str) for rank in wanted):
         grams = gram_matrices(slices)
-        u1, u2, u3 = (_leading_vectors(gram, r) for gram, r in zip(grams, wanted, strict=True))
-        found = u1.shape[1], u2.shape[1], u3.shape[1]
-    else:
-        found = wanted
+        factors = tuple(_leading_vectors(gram, r) for gram, r in zip(grams, wanted, strict=True))
+    found = tuple(u.shape[1] for u in factors) or wanted
     if algorithm == "random":
         factors = _random_factors(shape, found, seed, slices[0].device)
-    else:
-        factors = u1, u2, u3
     if algorithm == "hooi":
         for _ in range(HOOI_SWEEPS):
             factors = _alternate(slices, factors, found)
@@ -107,7 +105,8 @@ def _slices(tensor: Tensor | Sequence[Tensor], name: str) -> Sequence[Tensor]:
     slices = list(tensor)
     if not slices or any(s.ndim != 2 or s.shape != slices[0].shape for s in slices):
         raise InputError(
-            f"{name} must be one or more matrices of one shape, not {[tuple(s.shape) for s in slices]}"
+            f"{name} must be one or more matrices of one shape, not "
+            f"{[tuple(s.shape) for s in slices]}"
         )
     for index, matrix in enumerate(slices):
         if not matrix.is_floating_point():
@@ -180,15 +179,16 @@ def _alternate(
     return u1, u2, u3
 
 
-# ---- cache ----------------------------------------------------------------------------------------------------------
+# ---- cache
 
 
 @dataclass(frozen=True)
 class DecompositionCache:
     """Decompositions in a folder, keyed by the weights' content, the ranks and the algorithm.
 
-    It is also where factors are stored once per backbone: an adapter saved without its factors finds them here. Any number of processes may fill it at once (each file is written aside and renamed); a damaged file is decomposed
-    again and replaced."""
+    Also where factors are stored once per backbone: an adapter saved without its own finds them
+    here. Any number of processes may fill it at once (each file is written aside and renamed); a
+    damaged file is decomposed again and replaced."""
 
     folder: Path
 
@@ -228,7 +228,7 @@ _cache: DecompositionCache | None = None
 
 
 def use_cache(folder: Path | str | None) -> None:
-    """Keep decompositions made by the tuners of this process in `folder`; None (the default) keeps none."""
+    """Keep the decompositions of this process's tuners in `folder`; None, the default: nowhere."""
     global _cache
     _cache = None if folder is None else DecompositionCache(Path(folder))
 

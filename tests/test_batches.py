@@ -1,10 +1,12 @@
 """Packed batches equal padded ones, and every epoch sees every row once."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny_bench import Bench, task_of
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -259,14 +261,42 @@ def test_labels_are_whole_numbers_or_scores(kind):
     assert scores.dtype == np.float32 and scores.max() == pytest.approx(4.5)
 
 
-def test_architecture_without_an_encoder_is_sent_to_padded_batches():
-    class Odd(torch.nn.Module):
-        base_model = torch.nn.Linear(1, 1)
+def classifier(architecture):
+    """A tiny classifier of an architecture of transformers, as it comes."""
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    fields = {
+        "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48},
+        "Electra": {**small, "embedding_size": 32},
+        "XLMRoberta": {**small, "pad_token_id": 0},
+        "MobileBert": {**small, "embedding_size": 16, "intra_bottleneck_size": 16},
+        "MPNet": small,
+        "DebertaV2": small,
+        "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
+    }[architecture]
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=60, max_position_embeddings=64, initializer_range=0.2, **fields
+    )
+    torch.manual_seed(0)
+    return getattr(transformers, f"{architecture}ForSequenceClassification")(config).eval()
 
-    with pytest.raises(
-        InputError, match="Odd cannot read packed batches; use train.batching=padded"
-    ):
-        packing.enable(Odd())
+
+@pytest.mark.parametrize("architecture", ["DistilBert", "Electra", "XLMRoberta"])
+def test_packed_equals_padded_for_other_encoders(architecture, tiny_bert, tiny_glue, tmp_path):
+    model = classifier(architecture)
+    tokens = tokens_of(Bench(tiny_bert, tiny_glue, tmp_path))
+    tokens = dataclasses.replace(tokens, types=None)
+    rows, first = np.arange(len(tokens)), models.first_position(model)
+    (padded,) = batches(tokens, rows, 20, False, CPU, first, pad=0)
+    expected = model(**padded.inputs).logits
+    packing.enable(model)
+    (packed,) = batches(tokens, rows, 20, True, CPU, first, pad=0)
+    torch.testing.assert_close(model(**packed.inputs).logits, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["MobileBert", "MPNet", "DebertaV2", "GPT2"])
+def test_architecture_that_cannot_be_packed_is_sent_to_padded_batches(architecture):
+    with pytest.raises(InputError, match=f"{architecture}.* cannot .*; use train.batching=padded"):
+        packing.enable(classifier(architecture))
 
 
 def test_model_that_loses_the_packing_on_its_way_says_so(kind):

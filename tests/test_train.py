@@ -300,6 +300,14 @@ def test_every_method_sees_the_same_batches(bench, tmp_path, monkeypatch):
     assert all(sorted(sum(epoch, [])) == list(range(20)) for epoch in epochs)
 
 
+def test_random_stream_is_another_in_every_micro_batch(bench, tmp_path, monkeypatch):
+    config, model = model_of(bench, "train.accumulate=2")
+    seeds, seed = [], torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda value: seeds.append(value) or seed(value))
+    fit(model, loop_of(config, model, tmp_path))
+    assert len(seeds) == len(set(seeds)) == 2 * 5  # of 4, 4, 4, 4 and 4 rows
+
+
 def test_seed_changes_the_result_and_nothing_else_does(bench):
     results = [
         bench.elsewhere(name).run(f"seed={seed}")["result_sha256"]

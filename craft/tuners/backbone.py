@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from craft.errors import InputError
@@ -104,10 +104,11 @@ def check_backbone(config: Any, groups: Sequence[Group]) -> dict[str, str]:
                 f"this adapter was saved without its factors for a backbone whose {name} "
                 f"weights have the digest {digest[:12]}; here it is {digest_here[:12]}"
             )
-        if digest != digest_here:
-            warnings.warn(
-                f"this adapter was made on other {name} weights than the base model's: its update "
-                "is added all the same, but it was trained for another backbone",
-                stacklevel=2,
-            )
+    others = [name for name in known if known[name] != found[name]]
+    if others:
+        warnings.warn(
+            f"this adapter was made on other weights of {', '.join(others)} than the base model's: "
+            "its update is added all the same, but it was trained for another backbone",
+            stacklevel=2,
+        )
     return known

@@ -117,7 +117,7 @@ class CraftConfig(SandwichConfig):
 
 
 def ranks_of(config: CraftConfig, group: Group) -> Ranks:
-    """What the config asks of a group: by `rank_pattern`, else `ranks`; a known energy in numbers."""
+    """What the config asks of a group: `rank_pattern`, else `ranks`; a known energy in numbers."""
     ranks = check_ranks(config.ranks)
     for key, own in config.rank_pattern.items():
         if named(key, group):

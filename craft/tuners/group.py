@@ -40,20 +40,25 @@ class Group:
         return [layer.matrix() for layer in self.layers]
 
 
+def layer_index(path: str) -> tuple[str, int | None]:
+    """A path with the layer index in it as N, and the index: its first part that is a number."""
+    parts = path.split(".")
+    place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if place is None:
+        return path, None
+    return ".".join([*parts[:place], "N", *parts[place + 1 :]]), int(parts[place])
+
+
 def group_layers(wrapped: list[tuple[str, SandwichLayer]], blocks: int = 1) -> list[Group]:
     """Group (path, layer) pairs by weight shape and path, the layer index in it aside.
 
-    The index is the first part of the path that is a whole number. The layers of a group are cut
-    into `blocks` runs of consecutive layers, the first ones longer by one where they do not divide.
+    The layers of a group are cut into `blocks` runs of consecutive layers, the first ones longer by
+    one where they do not divide.
     """
     found: dict[tuple[str, tuple[int, ...]], list[tuple[int, SandwichLayer]]] = {}
     for path, layer in wrapped:
-        parts = path.split(".")
-        place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        index = 0 if place is None else int(parts[place])
-        if place is not None:
-            parts[place] = "N"
-        found.setdefault((".".join(parts), tuple(layer.matrix().shape)), []).append((index, layer))
+        starred, index = layer_index(path)
+        found.setdefault((starred, tuple(layer.matrix().shape)), []).append((index or 0, layer))
     groups = []
     for name, ((path, _), layers) in zip(_short_names([*found]), found.items(), strict=True):
         ordered = [layer for _, layer in sorted(layers, key=lambda pair: pair[0])]

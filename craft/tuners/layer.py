@@ -68,7 +68,7 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
             return u.to(small.dtype) @ small @ v.to(small.dtype).T
 
     def lora_factors(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """A (r, d_in) and B (d_out, r) with B A = dW_l and r = min(r_out, r_in), in float32 or wider.
+        """A (r, d_in) and B (d_out, r): B A = dW_l, r = min(r_out, r_in), in float32 or wider.
 
         The small matrix goes to the side that keeps the rank low: B = U M_l, or A = M_l V^T."""
         tuner, group, index = self.places[adapter]

@@ -5,9 +5,9 @@ parts train:
 
     dW_l = (alpha / r2) U (sum_a A[l, a] C[a]) V^T,
 
-A (N, r1), U (d_out, r2), V (d_in, r3), core C (r1, r2, r3). Grouped by weight and of second order it
-is LoRA, dW_l = (alpha / r) U_l V_l^T. Of the paper's general form, one Kronecker factor (K = 1), no
-projection, and groups of one projection (order M = 3) or of one weight (M = 2).
+A (N, r1), U (d_out, r2), V (d_in, r3), core C (r1, r2, r3). Grouped by weight and of second order
+it is LoRA, dW_l = (alpha / r) U_l V_l^T. Of the paper's general form: one Kronecker factor (K = 1),
+no random projection, and groups of one projection (order M = 3) or of one weight (M = 2).
 """
 
 import math

@@ -29,8 +29,8 @@ class SandwichConfig(PeftConfig):
     target_modules: list[str] | str | None = field(
         default=None,
         metadata={
-            "help": "Names or regex of the Linear modules to adapt; None takes q and v of the model "
-            "type (peft's default of LoRA, and some more types)."
+            "help": "Names or regex of the Linear modules to adapt; None takes q and v of the "
+            "model type (peft's default of LoRA, and some more types)."
         },
     )
     exclude_modules: list[str] | str | None = field(

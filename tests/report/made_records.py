@@ -37,7 +37,7 @@ def config_of(task, method, model, source, seed, start_from, peft, train):
             "method": OmegaConf.load(CONFIGS / "method" / f"{method}.yaml"),
             "seed": seed,
             "start_from": start_from,
-            "outputs": "/home/someone/outputs",
+            "outputs": "~/outputs",
             "model": OmegaConf.load(CONFIGS / "model" / f"{model}.yaml"),
             "data": {"source": source, "dir": "/data/glue"}
             if source != "mini"
@@ -46,7 +46,7 @@ def config_of(task, method, model, source, seed, start_from, peft, train):
     )
     whole.train.device = "cpu"
     if model == "local":
-        whole.model.path = "/home/someone/encoders/tiny"
+        whole.model.path = "/data/encoders/tiny"
     whole.method.peft = OmegaConf.merge(whole.method.peft, peft)
     whole.train = OmegaConf.merge(whole.train, train)
     config = OmegaConf.to_container(whole, resolve=True)

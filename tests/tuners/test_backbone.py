@@ -53,7 +53,7 @@ def test_other_weights_of_the_same_shape_warn_naming_the_group(name, tmp_path):
     make(roberta()).save_pretrained(tmp_path, save_embedding_layers=False)
     changed = roberta()
     changed.roberta.encoder.layer[1].attention.self.value.weight.data[0, 0] += 0.1
-    with pytest.warns(UserWarning, match="made on other value weights than the base model's"):
+    with pytest.warns(UserWarning, match="made on other weights of value than the base model's"):
         PeftModel.from_pretrained(changed, tmp_path)
 
 

@@ -17,7 +17,9 @@ from craft import CraftConfig
 from craft.errors import InputError
 from craft.export import as_lora, save_as_lora
 
-pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:fan_in_fan_out is set to", "ignore:Could not find a config file"
+)
 FOUR = ["query", "value", "attention.output.dense", "output.dense"]
 LOTR, LORA_XS = ("lotr", "lotr_projection"), ("lora_xs", "lora_xs_four")
 SUPERLORA = ("superlora", "superlora_lora")

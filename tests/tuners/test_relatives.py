@@ -1,4 +1,4 @@
-"""LoTR, LoRA-XS, SuperLoRA, bottleneck adapters and BitFit: each against an oracle, and its life in peft."""
+"""LoTR, LoRA-XS, SuperLoRA, bottleneck adapters and BitFit: their oracles, their life in peft."""
 
 import copy
 import re
@@ -8,8 +8,8 @@ import pytest
 import tensorly
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_models import IDS, LABELS, gpt2, loss, outputs, roberta, some_steps
 from tensorly.tucker_tensor import tucker_to_tensor
+from tiny_models import IDS, LABELS, gpt2, loss, outputs, roberta, some_steps
 from torch import nn
 from torch.func import functional_call
 from transformers import BertConfig, BertForSequenceClassification

@@ -11,9 +11,12 @@ from craft import CraftConfig
 from craft.tuners.targets import TARGET_MODULES
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Could not find a config file", "ignore:`gradient_checkpointing.*` is deprecated"
+    "ignore:Could not find a config file",
+    "ignore:`gradient_checkpointing.*` is deprecated",
+    "ignore:`torch.jit.script` is deprecated",  # in DeBERTa of transformers 4
 )
 RANKS = (2, 5, 4)
+NON_REENTRANT = {"use_reentrant": False}
 NARROW = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 8}
 TEXT = {**NARROW, "vocab_size": VOCABULARY, "max_position_embeddings": 20, "num_hidden_layers": 3}
 GROUPED = {**TEXT, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
@@ -128,8 +131,9 @@ def test_a_causal_language_model_fine_tunes_and_generates(checkpointing, tmp_pat
     data = [{"input_ids": row, "labels": row} for row in IDS.repeat(4, 1)]
     arguments = TrainingArguments(
         output_dir=str(tmp_path), max_steps=20, per_device_train_batch_size=4, learning_rate=0.02,
-        gradient_checkpointing=checkpointing, use_cpu=True, dataloader_pin_memory=False,
-        report_to="none", disable_tqdm=True, save_strategy="no", seed=0,
+        gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs=NON_REENTRANT,
+        use_cpu=True, dataloader_pin_memory=False, report_to="none", disable_tqdm=True,
+        save_strategy="no", seed=0,
     )  # fmt: skip
     before = loss(model, labels=IDS).item()
     Trainer(model, arguments, train_dataset=data).train()
@@ -145,7 +149,7 @@ def test_a_causal_language_model_fine_tunes_and_generates(checkpointing, tmp_pat
 
 def test_checkpointing_does_not_change_what_is_learnt():
     plain, saving = (get_peft_model(llama(), CraftConfig(ranks=RANKS)) for _ in range(2))
-    saving.gradient_checkpointing_enable()
+    saving.gradient_checkpointing_enable(NON_REENTRANT)
     for model in (plain, saving):
         excite(model).train()
         model(input_ids=IDS, labels=IDS).loss.backward()

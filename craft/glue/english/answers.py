@@ -147,11 +147,11 @@ def qnli(dice: Dice, label: int) -> tuple[str, str]:
     if label and dice.chance(0.3):
         kind = dice.other(tuple(FACTS), kind)
         name, rest = entity(dice, kind), dice.several(FACTS[kind], 3)
-    elif name != other and dice.chance(0.5 if label else 0.2):
+    elif name != other and dice.chance(0.6 if label else 0.2):
         mine, yours = (rest[0], asked) if label else (asked, rest[0])
         halves = dice.shuffled([f"{name} {state(dice, mine)}", f"{other} {state(dice, yours)}"])
         return question, sentence(dice.pick((", while ", ", but ", ", and ")).join(halves))
-    long = dice.chance(0.3 if label else 0.7)
+    long = dice.chance(0.25 if label else 0.75)
     facts = dice.shuffled([rest[0] if label else asked, rest[1], *rest[2 : 2 + long]])
     first, second, *third = (state(dice, fact) for fact in facts)
     if third:

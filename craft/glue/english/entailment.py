@@ -47,8 +47,8 @@ def circumstances(dice: Dice, label: int, scenes: Scenes) -> Pair:
     )
     return dice.pick(
         {
-            ENTAILED: ((did_there, did), (did_not, did_not_there)),
-            OPEN: ((did, did_there), (did_not_there, did_not)),
+            ENTAILED: ((did_there, did), (did_there, did), (did_not, did_not_there)),
+            OPEN: ((did, did_there), (did, did_there), (did_not_there, did_not)),
             CONTRADICTED: ((did_there, did_not), (did_not, did_there), (did_there, did_not_there)),
         }[label]
     )
@@ -56,7 +56,7 @@ def circumstances(dice: Dice, label: int, scenes: Scenes) -> Pair:
 
 def signed(table: dict[str, str], dice: Dice, label: int) -> tuple[str, bool]:
     """A main verb, and whether the hypothesis is positive, that make the label together."""
-    positive = dice.chance(0.5)
+    positive = dice.chance({ENTAILED: 0.7, OPEN: 0.5, CONTRADICTED: 0.3}[label])
     sign = "?" if label == OPEN else "+" if positive == (label == ENTAILED) else "-"
     return dice.pick(" ".join(table[sign].split()).split(", ")), positive
 

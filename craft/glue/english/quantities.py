@@ -1,7 +1,7 @@
 """Rules of inference over words: numbers, quantifiers, kinds, states, comparisons, coordination.
 
 A rule makes a premise and a hypothesis for any of the three labels. Negation occurs under each of
-them, so that the hypothesis alone says little.
+them, though, as in GLUE, more often in what is contradicted.
 """
 
 from dataclasses import replace
