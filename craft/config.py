@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from craft.errors import InputError, first_line
 from craft.glue.tasks import Task
+from craft.vertical import REFERENCES
 
 MODES = ("train", "evaluate", "predict")
 
@@ -117,6 +118,17 @@ def check(cfg: DictConfig) -> RunConfig:
     if values["start_from"] is not None:
         _one_of("start_from", values["start_from"], ("mnli",))
         _one_of("task (with start_from=mnli)", task.name, ("mrpc", "rte", "stsb"))
+    _one_of("model.random", values["model"]["random"], (True, False))
+    vertical = values["model"]["vertical"]
+    if vertical["rank"] is not None:
+        _whole("model.vertical.rank", vertical["rank"], 1)
+        _whole("model.vertical.compound", vertical["compound"], 2)
+        _one_of("model.vertical.reference", vertical["reference"], REFERENCES)
+        if values["method"].get("train_backbone"):
+            raise InputError(
+                f"model.vertical.rank={vertical['rank']}: {values['method']['label']} trains the "
+                "backbone's own weights, which would be increments no longer; take an adapter"
+            )
     adapter = None if values["adapter"] is None else Path(values["adapter"])
     if values["mode"] != "train" and adapter is None:
         raise InputError(
@@ -187,9 +199,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if value not in allowed:
-        raise InputError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+        raise InputError(f"{name} {value!r} is not one of {', '.join(map(str, allowed))}")
 
 
 def _whole(name: str, value: Any, least: int) -> None:

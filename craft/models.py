@@ -25,6 +25,7 @@ from craft.errors import InputError, first_line
 from craft.glue.tasks import Task
 from craft.storage import sha256
 from craft.tuners.targets import check_targets
+from craft.vertical import make_vertical
 
 FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "tokenizer*"]
 # without one of these transformers makes up a tokenizer
@@ -33,11 +34,13 @@ VOCABULARY = ("tokenizer.json", "vocab.*", "*.model")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A folder with a pre-trained encoder and its tokenizer, and a digest of its weights and
-    config."""
+    """A folder with a pre-trained encoder and its tokenizer, a digest of its weights and config,
+    and what is made of it: random weights, or layers as increments of others."""
 
     folder: Path
     digest: str
+    random: bool = False
+    vertical: Mapping[str, Any] | None = None  # the arguments of craft.vertical.make_vertical
 
 
 def locate(model: Mapping[str, Any]) -> Backbone:
@@ -56,7 +59,14 @@ def locate(model: Mapping[str, Any]) -> Backbone:
     if not weights:
         raise InputError(f"model.path: {folder} holds no weights (model.safetensors)")
     content = {file.name: sha256(file.read_bytes()) for file in [folder / "config.json", *weights]}
-    return Backbone(folder, sha256(repr(sorted(content.items())).encode()))
+    digest = sha256(repr(sorted(content.items())).encode())
+    vertical = model.get("vertical", {"rank": None})
+    return Backbone(
+        folder,
+        digest,
+        random=model.get("random", False),
+        vertical=None if vertical["rank"] is None else vertical,
+    )
 
 
 def _download(repository: str, revision: str) -> Path:
@@ -95,19 +105,26 @@ def build(backbone: Backbone, task: Task, head_seed: int) -> PreTrainedModel:
     """The encoder of a folder with a fresh classification head drawn from `head_seed`, float32, on
     the CPU.
 
-    Weights that the folder lacks outside the head (an unused pooler) are drawn from the same seed.
-    InputError where the architecture has no classification model, and where weights of the encoder
-    are damaged or missing."""
+    Weights that the folder lacks outside the head (an unused pooler), and all where random ones are
+    asked for, are drawn from the same seed. A vertical backbone's `config.vertical` says what it
+    cost: parameters before and after, and each weight's error. InputError where the architecture
+    has no classification model, and where weights of the encoder are damaged or missing."""
     torch.manual_seed(head_seed)
     try:
         config = AutoConfig.from_pretrained(
             backbone.folder, trust_remote_code=False, num_labels=task.outputs
         )
         with _quiet():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                backbone.folder, config=config, dtype=torch.float32, output_loading_info=True,
-                trust_remote_code=False, use_safetensors=True,
-            )  # fmt: skip
+            if backbone.random:
+                model = AutoModelForSequenceClassification.from_config(
+                    config, dtype=torch.float32, trust_remote_code=False
+                )
+                info = {"missing_keys": []}
+            else:
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    backbone.folder, config=config, dtype=torch.float32, output_loading_info=True,
+                    trust_remote_code=False, use_safetensors=True,
+                )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{backbone.folder}: {first_line(error)}") from error
     prefixes = tuple(f"{name}." for name in (*heads(model), f"{model.base_model_prefix}.pooler"))
@@ -116,6 +133,9 @@ def build(backbone: Backbone, task: Task, head_seed: int) -> PreTrainedModel:
         raise InputError(
             f"{backbone.folder} lacks {len(lacking)} weights of the encoder, e.g. {lacking[0]}"
         )
+    if backbone.vertical is not None:
+        made = make_vertical(model, **backbone.vertical)
+        model.config.vertical = {**backbone.vertical, **made.facts()}
     torch.manual_seed(head_seed)
     for name in heads(model):
         model.get_submodule(name).apply(

@@ -18,7 +18,7 @@ from craft.glue.metrics import predictions_of, score
 from craft.glue.sources import read_columns
 from craft.glue.tasks import Split, Task
 from craft.storage import write_text
-from craft.train import predict
+from craft.train import Seeds, predict
 
 
 def load_adapter(config: RunConfig, backbone: models.Backbone) -> torch.nn.Module:
@@ -28,7 +28,7 @@ def load_adapter(config: RunConfig, backbone: models.Backbone) -> torch.nn.Modul
     assert config.adapter is not None
     if not (config.adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter: {config.adapter} holds no adapter_model.safetensors")
-    base = models.build(backbone, config.task, head_seed=0)
+    base = models.build(backbone, config.task, Seeds.of(config.seed).head)
     if config.train.batching == "packed":
         packing.enable(base)
     try:

@@ -46,6 +46,10 @@ OUTCOME: dict[str, Any] = {
     "train.eval_batch_size": 64,
     "train.device": ALWAYS,
     "train.threads": ALWAYS,
+    "model.random": False,
+    "model.vertical.rank": None,
+    "model.vertical.reference": "previous",
+    "model.vertical.compound": 4,
     "method.train_backbone": False,
     "method.peft": ALWAYS,  # as a whole, fields at their class's default left out
 }

@@ -189,6 +189,7 @@ def _train(
         "status": fitted.status,
         "start_from": started_from,
         "closed_form": closed_form(config, model),
+        "vertical": getattr(model.get_base_model().config, "vertical", None),
         "tokens": {
             "max_length": config.train.max_length,
             "cut": {n: t.cut / len(t) for n, t in tokens.items()},

@@ -57,6 +57,14 @@ class Vertical:
     def errors(self) -> dict[str, float]:
         return {name: increment.error for name, increment in self.increments.items()}
 
+    def facts(self) -> dict[str, Any]:
+        """What a record keeps: parameters before and after, and the error of each weight."""
+        return {
+            "parameters_before": self.parameters_before,
+            "parameters_after": self.parameters_after,
+            "errors": self.errors,
+        }
+
     def write(self, path: Path) -> None:
         """The increments alone, as one safetensors file: with the first layers, the whole model."""
         tensors, facts = {}, []

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from craft.config import flatten
+from craft.record import OUTCOME
 
 # How a run was computed, not what was: these tell rows apart only where a seed would stand twice
 # in a cell.
@@ -82,11 +83,12 @@ def _defaults(configs: Path, method: str | None, model: str, task: str) -> dict[
 
 def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
     """The `method.peft.*` and `train.*` values of a resolved config that its default states
-    otherwise."""
-    given = dict(flatten({"method": {"peft": config["method"]["peft"]}, "train": config["train"]}))
+    otherwise, and what was made of its model: random weights, a vertical backbone."""
+    made = {k: config["model"][k] for k in ("random", "vertical") if k in config["model"]}
+    chosen = {"method": {"peft": config["method"]["peft"]}, "train": config["train"], "model": made}
     differing = {}
-    for key, value in given.items():
-        known = default.get(key, UNKNOWN if key.startswith("train.") else None)
+    for key, value in flatten(chosen):
+        known = default.get(key, UNKNOWN if key.startswith("train.") else OUTCOME.get(key))
         if key in COMPUTATION or key == "train.checkpoint_minutes" or known is UNKNOWN:
             continue
         if value != known:
@@ -113,6 +115,7 @@ def describe(settings: Mapping[str, Any]) -> str:
     parts = []
     for key, value in sorted(settings.items()):
         name = key.removeprefix("method.peft.").removeprefix("train.").removesuffix(".digest")
+        name = name.removeprefix("model.")
         if key.endswith(".digest"):
             value = str(value)[:8]
         if isinstance(value, list):

@@ -1,0 +1,67 @@
+"""What a run can make of its backbone: random weights as a baseline, a vertical one."""
+
+import json
+
+import pytest
+import torch
+
+from craft import models
+from craft.errors import InputError
+from craft.vertical import make_vertical
+
+VERTICAL = ("model.vertical.rank=3", "model.vertical.compound=2")
+
+
+def built(config, head_seed=0):
+    return models.build(models.locate(config.model), config.task, head_seed)
+
+
+def test_random_weights_come_from_the_seed_and_only_the_head_is_shared(bench):
+    trained = built(bench.config(), 5)
+    drawn, again, other = (built(bench.config("model.random=true"), seed) for seed in (5, 5, 6))
+    for name, weight in drawn.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+        shared = name.startswith("classifier") or not weight.is_floating_point()
+        if weight.is_floating_point() and weight.std() > 0:
+            assert torch.equal(weight, trained.state_dict()[name]) == shared
+            assert not torch.equal(weight, other.state_dict()[name])
+
+
+def test_random_run_is_another_run(bench):
+    plain, made = bench.run(), bench.elsewhere("random").run("model.random=true")
+    assert plain["id"] != made["id"] and "model.random" not in plain["result"]["config"]
+    assert made["result"]["config"]["model.random"] is True
+    assert made["result"]["history"][0]["loss"] != plain["result"]["history"][0]["loss"]
+
+
+def test_vertical_run_trains_an_adapter_on_increments_and_says_what_they_cost(bench):
+    made = bench.run(*VERTICAL)
+    facts = made["provenance"]["vertical"]
+    assert made["status"] == "ok" and made["result"]["config"]["model.vertical.rank"] == 3
+    twin = make_vertical(built(bench.config()), 3, "previous", 2)
+    assert facts["errors"] == twin.errors and len(facts["errors"]) == 6
+    assert facts["parameters_before"] - facts["parameters_after"] == sum(
+        m.weight.numel() - 3 * sum(m.weight.shape)
+        for m in (twin.model.get_submodule(name) for name in twin.errors)
+    )
+    json.dumps(facts, allow_nan=False)
+    assert bench.elsewhere("plain").run()["provenance"]["vertical"] is None
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("model.random=1.5", "model.random 1.5 is not one of True, False"),
+        ("model.vertical.rank=0", "model.vertical.rank must be a whole number of at least 1"),
+        ("model.vertical.compound=1", "model.vertical.compound must be a whole number of at least"),
+        ("model.vertical.reference=next", "'next' is not one of previous, first"),
+    ],
+)
+def test_impossible_settings_are_refused(override, message, bench):
+    with pytest.raises(InputError, match=message):
+        bench.config("model.vertical.rank=2", override)
+
+
+def test_a_vertical_backbone_is_not_trained_itself(bench):
+    with pytest.raises(InputError, match="trains the backbone's own weights"):
+        bench.config(*VERTICAL, method="full")
