@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the text of the page keeps its own lines
 """Write the embedded model's card from what is on record: its pre-training, and the runs that show
 what it learnt.
 
