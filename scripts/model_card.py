@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 from entry import start
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "results" / "models" / "roberta-mini"
-TASKS = ("stsb", "mrpc", "rte", "sst2", "cola")  # of experiment=learnt
+LEARNT = OmegaConf.load(ROOT / "configs" / "experiment" / "learnt.yaml")
 
 CARD = """\
 ---
@@ -61,8 +62,8 @@ The same command with a larger budget replaces the model; this card is remade by
 ## What it learnt
 
 Full fine-tuning on real GLUE from these weights and from random ones of the same architecture, same
-recipe and seeds (`python scripts/train.py -m experiment=learnt data=local data.dir=GLUE`); best
-epoch on dev, mean and standard deviation over n seeds, times 100:
+recipe and seeds, {steps_each} steps of 32 examples (`python scripts/train.py -m experiment=learnt
+data=local data.dir=GLUE`); best epoch on dev, mean and standard deviation over n seeds, times 100:
 
 {evidence}
 
@@ -80,7 +81,7 @@ def evidence(runs: pd.DataFrame) -> str:
 
     lines = ["| task | metric | pre-trained | random weights | difference | in sd | n |"]
     lines += ["|---|---|---:|---:|---:|---:|---:|"]
-    for task in TASKS:
+    for task in LEARNT.hydra.sweeper.params.task.split(","):
         ours = runs[(runs["task"] == task)]
         trained, drawn = ours[~ours["random"]]["best"] * 100, ours[ours["random"]]["best"] * 100
         if trained.empty or drawn.empty:
@@ -107,9 +108,9 @@ def learnt(folder: Path) -> pd.DataFrame:
         if made["status"] != "ok" or made["result"]["config"]["model.digest"] != digest:
             continue
         config, score = made["provenance"]["config"], made["result"]["score"]
-        limit = config["train"]["max_steps"]
+        same = config["train"]["max_steps"] == LEARNT.train.max_steps
         source = made["provenance"]["data"]["source"]["source"]
-        if config["method"].get("train_backbone") and source != "mini" and limit == 2105:
+        if config["method"].get("train_backbone") and source != "mini" and same:
             best = score["best"][score["headline"]]
             random = bool(config["model"]["random"])
             rows.append((config["task"]["name"], random, score["headline"], best))
@@ -141,6 +142,7 @@ def card(folder: Path) -> str:
         stages=f"{stages} of the budget",
         hours=facts["training_seconds"] / 3600,
         utilisation="" if share is None else f", {share:.0%} of the peak of its matrix units",
+        steps_each=LEARNT.train.max_steps,
         evidence=evidence(learnt(folder)),
     )
 
