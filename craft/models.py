@@ -3,7 +3,7 @@ attached by peft."""
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from craft.errors import InputError, first_line
+from craft.glue.batches import Tokens
 from craft.glue.tasks import Task
 from craft.storage import sha256
 from craft.tuners.targets import check_targets
@@ -89,6 +90,17 @@ def tokenizer_of(backbone: Backbone) -> Any:
         return AutoTokenizer.from_pretrained(backbone.folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{backbone.folder}: the tokenizer: {first_line(error)}") from error
+
+
+def check_vocabulary(model: nn.Module, tokens: Iterable[Tokens]) -> None:
+    """InputError where the tokenizer gives ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    largest = max(int(split.ids.max()) for split in tokens)
+    if largest >= rows:
+        raise InputError(
+            f"the tokenizer gives ids up to {largest}, but the model has {rows} embeddings: "
+            "they do not belong together"
+        )
 
 
 def heads(model: nn.Module) -> list[str]:

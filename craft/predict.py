@@ -44,15 +44,11 @@ def _logits(config: RunConfig, splits: dict[str, Split]) -> dict[str, np.ndarray
     tokenizer = models.tokenizer_of(backbone)
     model = load_adapter(config, backbone)
     position, pad = models.first_position(model), tokenizer.pad_token_id
+    length = config.train.max_length
+    tokens = {n: encode(s, config.task, tokenizer, length) for n, s in splits.items()}
+    models.check_vocabulary(model, tokens.values())
     return {
-        name: predict(
-            model,
-            encode(split, config.task, tokenizer, config.train.max_length),
-            config.train,
-            position,
-            pad,
-        )
-        for name, split in splits.items()
+        name: predict(model, split, config.train, position, pad) for name, split in tokens.items()
     }
 
 

@@ -135,6 +135,7 @@ def _train(
     clock = time.perf_counter()
     model = prepare(config, backbone, seeds)
     attach_seconds = time.perf_counter() - clock
+    models.check_vocabulary(model, tokens.values())
     started_from = None if start is None else start_from(model, start)
     parameters = count_parameters(config, model)
     labels = {name: data.splits[name].labels for name in config.task.dev}
