@@ -39,8 +39,10 @@ def load_adapter(config: RunConfig, backbone: models.Backbone) -> torch.nn.Modul
         ) from error
 
 
-def _logits(config: RunConfig, splits: dict[str, Split]) -> dict[str, np.ndarray]:
-    backbone = models.locate(config.model)
+def logits_of(
+    config: RunConfig, backbone: models.Backbone, splits: dict[str, Split]
+) -> dict[str, np.ndarray]:
+    """Logits (rows, outputs) of the saved adapter on each split."""
     tokenizer = models.tokenizer_of(backbone)
     model = load_adapter(config, backbone)
     position, pad = models.first_position(model), tokenizer.pad_token_id
@@ -56,7 +58,8 @@ def evaluate(config: RunConfig) -> dict[str, float]:
     """Every metric of the task on its dev splits."""
     data = sources.load(config.task, config.data, config.task.dev)
     labels: dict[str, Any] = {name: split.labels for name, split in data.splits.items()}
-    return score(config.task, _logits(config, data.splits), labels)
+    logits = logits_of(config, models.locate(config.model), data.splits)
+    return score(config.task, logits, labels)
 
 
 def predict_to_file(config: RunConfig) -> list[Path]:
@@ -72,7 +75,7 @@ def predict_to_file(config: RunConfig) -> list[Path]:
         splits = {"input": read_columns(config.task, Path(config.predict["input"]))}
     output = Path(config.predict["output"])
     written = []
-    for name, logits in _logits(config, splits).items():
+    for name, logits in logits_of(config, models.locate(config.model), splits).items():
         path = output if len(splits) == 1 else output.with_stem(f"{output.stem}_{name}")
         write_text(path, _lines(config.task, splits[name], logits))
         written.append(path)
