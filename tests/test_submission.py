@@ -186,6 +186,7 @@ def test_script_writes_the_predictions_of_the_saved_runs(
         runs.run("train.epochs=1", task=task)
     names = [f"{task}-craft-*" for task in tasks]
     monkeypatch.setattr(leaderboard, "FILES", tiny_table(tasks))
+    capsys.readouterr()  # the runs' progress
     submit(*names)
     said, files = capsys.readouterr(), len(leaderboard.FILES)
     assert said.err == "" and said.out.endswith(f"glue.zip: {files} files of {len(tasks)} runs\n")
