@@ -17,6 +17,7 @@ from craft.glue.batches import encode
 from craft.glue.metrics import predictions_of, score
 from craft.glue.sources import read_columns
 from craft.glue.tasks import Split, Task
+from craft.optimization import frozen_casts
 from craft.storage import write_text
 from craft.train import predict
 
@@ -44,16 +45,17 @@ def _logits(config: RunConfig, splits: dict[str, Split]) -> dict[str, np.ndarray
     tokenizer = models.tokenizer_of(backbone)
     model = load_adapter(config, backbone)
     position, pad = models.first_position(model), tokenizer.pad_token_id
-    return {
-        name: predict(
-            model,
-            encode(split, config.task, tokenizer, config.train.max_length),
-            config.train,
-            position,
-            pad,
-        )
-        for name, split in splits.items()
-    }
+    with frozen_casts(model):
+        return {
+            name: predict(
+                model,
+                encode(split, config.task, tokenizer, config.train.max_length),
+                config.train,
+                position,
+                pad,
+            )
+            for name, split in splits.items()
+        }
 
 
 def evaluate(config: RunConfig) -> dict[str, float]:

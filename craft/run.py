@@ -19,6 +19,7 @@ from craft.config import RunConfig
 from craft.errors import InputError
 from craft.glue import sources
 from craft.glue.batches import encode
+from craft.optimization import frozen_casts
 from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
 from craft.start import Start, finished_run, start_from
@@ -151,7 +152,7 @@ def _train(
 
         return score(config.task, logits, labels)  # type: ignore[arg-type]
 
-    with line, log:
+    with line, log, frozen_casts(model):
         fitted = fit(
             model,
             Loop(
