@@ -103,6 +103,13 @@ def check_vocabulary(model: nn.Module, tokens: Iterable[Tokens]) -> None:
         )
 
 
+def tokenizer_digest(backbone: Backbone) -> str:
+    """A digest of all small files beside the weights, the tokenizer's among them."""
+    patterns = ("*.json", "*.txt", "*.model")
+    files = {file for pattern in patterns for file in backbone.folder.glob(pattern)}
+    return sha256(repr([(f.name, sha256(f.read_bytes())) for f in sorted(files)]).encode())
+
+
 def heads(model: nn.Module) -> list[str]:
     """The names of what trains besides the adapter: every child but the backbone that has
     parameters."""

@@ -17,6 +17,7 @@ from craft.glue.batches import encode
 from craft.glue.metrics import predictions_of, score
 from craft.glue.sources import read_columns
 from craft.glue.tasks import Split, Task
+from craft.optimization import frozen_casts
 from craft.storage import write_text
 from craft.train import Seeds, predict
 
@@ -49,9 +50,8 @@ def logits_of(
     length = config.train.max_length
     tokens = {n: encode(s, config.task, tokenizer, length) for n, s in splits.items()}
     models.check_vocabulary(model, tokens.values())
-    return {
-        name: predict(model, split, config.train, position, pad) for name, split in tokens.items()
-    }
+    with frozen_casts(model):
+        return {n: predict(model, t, config.train, position, pad) for n, t in tokens.items()}
 
 
 def evaluate(config: RunConfig) -> dict[str, float]:

@@ -18,7 +18,8 @@ from craft import environment, models, packing, record, tucker
 from craft.config import RunConfig
 from craft.errors import InputError
 from craft.glue import sources
-from craft.glue.batches import encode
+from craft.glue.token_cache import TokenCache
+from craft.optimization import frozen_casts
 from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
 from craft.start import Start, finished_run, start_from
@@ -128,8 +129,10 @@ def _train(
     """The result of a run, and what more is known of how it came about."""
     seeds = Seeds.of(config.seed)
     tokenizer = models.tokenizer_of(backbone)
+    folder_of_tokens = config.outputs / "cache" / "tokens"
+    cache = TokenCache(folder_of_tokens, data.digest, models.tokenizer_digest(backbone))
     tokens = {
-        n: encode(s, config.task, tokenizer, config.train.max_length)
+        n: cache.encode(s, config.task, tokenizer, config.train.max_length)
         for n, s in data.splits.items()
     }
     clock = time.perf_counter()
@@ -152,7 +155,7 @@ def _train(
 
         return score(config.task, logits, labels)  # type: ignore[arg-type]
 
-    with line, log:
+    with line, log, frozen_casts(model):
         fitted = fit(
             model,
             Loop(

@@ -124,13 +124,36 @@ def gram_matrices(slices: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     columns = torch.zeros(d_in, d_in, **options)
     for matrix in slices:
         wide = matrix.detach().double()
-        rows.addmm_(wide, wide.T)
-        columns.addmm_(wide.T, wide)
+        _add_product(rows, wide)
+        _add_product(columns, wide.T)
     layers = torch.zeros(len(slices), len(slices), **options)
     for start in range(0, d_out, 256):  # blocks of rows bound the float64 copy of the stack
         block = torch.stack([m.detach()[start : start + 256] for m in slices]).double().flatten(1)
         layers.addmm_(block, block.T)
+    for gram in (rows, columns):
+        _mirror(gram)
     return layers, rows, columns
+
+
+def _blocks(size: int) -> range:
+    """The first rows of the blocks of a symmetric matrix; a small one is a single block."""
+    return range(0, size, size if size <= 512 else 256)
+
+
+def _add_product(gram: Tensor, matrix: Tensor) -> None:
+    """Add A A^T to the blocks of `gram` on and below the diagonal: nearly half of the product."""
+    blocks = _blocks(len(gram))
+    for start in blocks:
+        stop = start + blocks.step
+        gram[start:stop, :stop].addmm_(matrix[start:stop], matrix[:stop].T)
+
+
+def _mirror(gram: Tensor) -> None:
+    """Fill what is above the diagonal blocks."""
+    blocks = _blocks(len(gram))
+    for start in blocks:
+        stop = start + blocks.step
+        gram[:start, start:stop] = gram[start:stop, :start].T
 
 
 def _leading_vectors(gram: Tensor, rank: int | str) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from craft.bench import trainer
 from craft.bench.measure import Figure, Findings, clock_of, figure, interleaved, ratio
-from craft.bench.methods import Subject, launches, subject
+from craft.bench.methods import Subject, casts_of, launches, subject
 from craft.bench.subjects import SHAPES, Setup
 
 # dense bf16 TFLOP/s by the makers' data sheets, by a part of the device's name
@@ -29,7 +29,8 @@ def bench(setup: Setup) -> Findings:
         torch.cuda.reset_peak_memory_stats()
         found = {m: subject(at, m, rows, length, "bf16", *VARLEN) for m in ("craft", "lora")}
         work = {m: _steps(one) for m, one in found.items()}
-        times = interleaved(work, setup.rounds, clock_of("cuda", 1))
+        with casts_of(found.values()):
+            times = interleaved(work, setup.rounds, clock_of("cuda", 1))
         rates = [STEPS * rows * length / seconds for seconds in times["craft"]]
         figures.append(figure(f"{shape}: craft", rates, "tokens/s"))
         figures.append(ratio(f"{shape}: step, craft / lora", times, "craft", "lora", most=1.05))

@@ -1,7 +1,8 @@
 """One training step of CRAFT beside LoRA, a frozen backbone and naive reconstruction: time, saved
 activations, launches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from craft.bench.measure import Figure, Findings, clock_of, interleaved, ratio
 from craft.bench.subjects import Setup
 from craft.config import TrainSettings
 from craft.glue.batches import Batch, Tokens, batches
-from craft.optimization import autocast, loss_of, make_optimizer
+from craft.optimization import autocast, frozen_casts, loss_of, make_optimizer
 from craft.run import prepare
 from craft.train import Seeds
 from craft.tuners.layer import SandwichLayer
@@ -57,31 +58,48 @@ def bench(setup: Setup) -> Findings:
     """Ratios of step times on the same packed batches, dropout on; activations in fp32 and bf16."""
     figures: list[Figure] = []
     facts: dict[str, Any] = {"shape": setup.shape}
-    full = setup.shape in ("base", "large")
     for rows, length, precision in LOADS:
-        name = f"{rows} x {length} {precision}"
         tried = VARIANTS if rows * length <= 512 else VARIANTS[:3]
         subjects = {v: subject(setup, v, rows, length, precision) for v in tried}
-        work = {variant: found.step for variant, found in subjects.items()}
-        times = interleaved(work, setup.rounds, clock_of(setup.device, setup.threads))
-        limits = {"lora": 1.05, "frozen": 1.10, "naive": 0.70}
-        for other in tried[1:]:
-            limit = {"most": limits[other]} if full else {}
-            figures.append(ratio(f"{name}: step, craft / {other}", times, "craft", other, **limit))
-        saved = {variant: saved_bytes(found) for variant, found in subjects.items()}
-        share = saved["craft"] / saved["frozen"]
-        limit = {"most": 1.04} if full else {}
-        figures.append(Figure(f"{name}: saved activations, craft / frozen", share, **limit))
-        launched = {variant: launches(found.step) for variant, found in subjects.items()}
-        small = launches(small_matrices(subjects["craft"]))
-        figures.append(Figure(f"{name}: launches of the small matrices", small, ""))
-        rate = rows * length / float(np.median(times["craft"]))
-        figures.append(Figure(f"{name}: craft", rate, "tokens/s"))
-        facts[name] = {
-            "seconds": times, "saved_bytes": saved, "launches_of_a_step": launched,
-            "launches_of_small_matrices": small, "tokens_per_second": rate,
-        }  # fmt: skip
+        with casts_of(subjects.values()):
+            name = f"{rows} x {length} {precision}"
+            found, facts[name] = _compared(name, subjects, setup)
+        figures += found
     return Findings(figures, facts, noisy=0.03)
+
+
+def _compared(
+    name: str, subjects: dict[str, Subject], setup: Setup
+) -> tuple[list[Figure], dict[str, Any]]:
+    full = setup.shape in ("base", "large")  # the goals are those of real shapes
+    work = {variant: found.step for variant, found in subjects.items()}
+    times = interleaved(work, setup.rounds, clock_of(setup.device, setup.threads))
+    figures = []
+    for other, goal in (("lora", 1.05), ("frozen", 1.10), ("naive", 0.70)):
+        if other in subjects:
+            limit = {"most": goal} if full else {}
+            figures.append(ratio(f"{name}: step, craft / {other}", times, "craft", other, **limit))
+    saved = {variant: saved_bytes(found) for variant, found in subjects.items()}
+    share, limit = saved["craft"] / saved["frozen"], {"most": 1.04} if full else {}
+    figures.append(Figure(f"{name}: saved activations, craft / frozen", share, **limit))
+    launched = {variant: launches(found.step) for variant, found in subjects.items()}
+    small = launches(small_matrices(subjects["craft"]))
+    figures.append(Figure(f"{name}: launches of the small matrices", small, ""))
+    rate = subjects["craft"].batch.tokens / float(np.median(times["craft"]))
+    figures.append(Figure(f"{name}: craft", rate, "tokens/s"))
+    return figures, {
+        "seconds": times, "saved_bytes": saved, "launches_of_a_step": launched,
+        "launches_of_small_matrices": small, "tokens_per_second": rate,
+    }  # fmt: skip
+
+
+@contextmanager
+def casts_of(subjects: Iterable[Subject]) -> Iterator[None]:
+    """Frozen weights cast once, as in a run."""
+    with ExitStack() as stack:
+        for found in subjects:
+            stack.enter_context(frozen_casts(found.model))
+        yield
 
 
 def subject(
@@ -180,12 +198,19 @@ class _Counter(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func._schema.returns
+        made = func(*args, **(kwargs or {}))
+        returned = func._schema.returns
         view = func is torch.ops.aten._unsafe_view.default or any(
-            result.alias_info is not None and not result.alias_info.is_write for result in made
+            result.alias_info is not None and not result.alias_info.is_write for result in returned
         )
-        self.count += not view
-        return func(*args, **(kwargs or {}))
+        self.count += func.namespace == "aten" and _holds_tensor(made) and not view
+        return made
+
+
+def _holds_tensor(made: Any) -> bool:
+    return isinstance(made, Tensor) or (
+        isinstance(made, tuple | list) and any(isinstance(part, Tensor) for part in made)
+    )
 
 
 def launches(work: Callable[[], Any]) -> int:
@@ -202,12 +227,15 @@ def small_matrices(found: Subject) -> Callable[[], None]:
     device, settings = torch.device(found.settings.device), found.settings
     dtype = torch.float32 if settings.precision == "fp32" else torch.bfloat16
 
+    ones: list[Tensor] = []  # made in the first, uncounted round
+
     def work() -> None:
         made = []
         for layer in layers:
             tuner, group, index = layer.places["default"]
-            made.append(tuner.small.of_layer(tuner, "default", group, index, device).to(dtype))
-        torch.autograd.backward(made, [torch.ones_like(matrix) for matrix in made])
+            made.append(tuner.small.of_layer(tuner, "default", group, index, device, dtype))
+        ones.extend(torch.ones_like(matrix) for matrix in made[len(ones) :])
+        torch.autograd.backward(made, ones)
         found.optimizer.zero_grad()
 
     return work

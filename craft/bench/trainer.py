@@ -29,6 +29,7 @@ from craft.config import RunConfig
 from craft.glue.batches import encode
 from craft.glue.metrics import score
 from craft.glue.tasks import Split, Task
+from craft.optimization import frozen_casts
 from craft.run import prepare
 from craft.train import Loop, Seeds, fit
 
@@ -110,16 +111,15 @@ def _ours(config: RunConfig, splits: dict[str, Split]) -> Callable[[], Any]:
 
     def work() -> None:
         tokens = {n: encode(s, task, tokenizer, LENGTH) for n, s in splits.items()}
-        fit(
-            model,
-            Loop(
-                train=tokens["train"], dev={"dev": tokens["dev"]}, score=scored,
-                headline=task.headline, regression=task.regression, settings=config.train,
-                seeds=Seeds.of(0), first_position=position, pad=tokenizer.pad_token_id,
-                checkpoint=config.outputs / "none", identity="bench",
-                observe=lambda progress, total, running: None, stop=lambda: False,
-            ),
+        loop = Loop(
+            train=tokens["train"], dev={"dev": tokens["dev"]}, score=scored,
+            headline=task.headline, regression=task.regression, settings=config.train,
+            seeds=Seeds.of(0), first_position=position, pad=tokenizer.pad_token_id,
+            checkpoint=config.outputs / "none", identity="bench",
+            observe=lambda progress, total, running: None, stop=lambda: False,
         )  # fmt: skip
+        with frozen_casts(model):
+            fit(model, loop)
 
     return work
 
