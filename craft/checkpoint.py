@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from craft.storage import DamagedFile, read_tensors, write_tensors
+from craft.storage import DamagedFile, read_tensors, set_aside, write_tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -51,8 +51,7 @@ def load_checkpoint(
     except FileNotFoundError:
         return None
     except DamagedFile as damage:
-        aside = path.with_suffix(".damaged")
-        path.replace(aside)
+        aside = set_aside(path)
         warnings.warn(
             f"checkpoint set aside as {aside.name}, starting over: {damage}", stacklevel=2
         )

@@ -87,6 +87,7 @@ class RunConfig:
     adapter: Path | None
     predict: Mapping[str, Any]
     outputs: Path
+    lease_seconds: float
     task: Task
     train: TrainSettings
     model: Mapping[str, Any]
@@ -115,6 +116,7 @@ def check(cfg: DictConfig) -> RunConfig:
     task = Task.from_config(values["task"])
     _one_of("mode", values["mode"], MODES)
     _whole("seed", values["seed"], 0)
+    _number("lease_seconds", values["lease_seconds"], 1.0, 3600.0)
     if values["start_from"] is not None:
         _one_of("start_from", values["start_from"], ("mnli",))
         _one_of("task (with start_from=mnli)", task.name, ("mrpc", "rte", "stsb"))
@@ -144,6 +146,7 @@ def check(cfg: DictConfig) -> RunConfig:
         adapter=adapter,
         predict=values["predict"],
         outputs=Path(values["outputs"]),
+        lease_seconds=float(values["lease_seconds"]),
         task=task,
         train=TrainSettings(**train),
         model=values["model"],

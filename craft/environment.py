@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from craft.lease import Holder
+
 PACKAGES = (
     "torch",
     "transformers",
@@ -107,6 +109,17 @@ def commit() -> dict[str, Any]:
     except FileNotFoundError:  # no git on this machine
         head = changed = None
     return {"commit": head, "dirty": None if changed is None else bool(changed)}
+
+
+def holder() -> Holder:
+    """This process as the holder of a run's lease: a batch job, or a process of a machine."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return Holder(f"process {os.getpid()} on {platform.node()}")
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    shown = job if array is None else f"{array}_{task}"
+    restart = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    return Holder(f"Slurm job {shown} on {platform.node()}", job, restart)
 
 
 def wandb_mode() -> str:

@@ -1,6 +1,7 @@
 """One run = one JSON record: its identity, what it found (`result`) and how it came about
 (`provenance`)."""
 
+import contextlib
 import importlib
 import json
 import warnings
@@ -12,7 +13,7 @@ from typing import Any
 from craft.config import RunConfig, flatten
 from craft.environment import anonymous
 from craft.errors import InputError
-from craft.storage import sha256, write_json
+from craft.storage import set_aside, sha256, writable, write_json
 
 SCHEMA = 1  # layout of the file
 PROTOCOL = 1  # raised by hand when code changes what the same config results in
@@ -58,6 +59,7 @@ INCIDENTAL = (
     "adapter",
     "predict",
     "outputs",
+    "lease_seconds",
     "logger",
     "recipe",
     "row_id",
@@ -170,16 +172,33 @@ class RunFolder:
     def attempts(self) -> Path:
         return self.path / "attempts.json"
 
+    def make(self) -> None:
+        """Create the folder; InputError where the outputs cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            writable(self.path)
+        except OSError as error:
+            raise InputError(
+                f"outputs: {self.path.parent.parent} cannot be written ({error.strerror})"
+            ) from error
+
     def read(self) -> dict[str, Any] | None:
-        """The run's own record, None where there is none; a damaged one is named and counts as
-        none."""
+        """The run's own record, None where there is none; a damaged one is named, set aside and
+        counts as none."""
         if not self.record.is_file():
             return None
         try:
             return read(self.record)
         except InputError as error:
+            with contextlib.suppress(OSError):  # results that cannot be written
+                error = f"{error}; set aside as {set_aside(self.record).name}"
             warnings.warn(str(error), stacklevel=2)
             return None
+
+    def done(self) -> dict[str, Any] | None:
+        """The run's own record where it is ok."""
+        found = self.read()
+        return found if found is not None and found["status"] == "ok" else None
 
 
 def make(
@@ -204,7 +223,13 @@ def make(
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
+    """Seal a record with the checksum of all that it holds, and write it."""
+    record["sha256"] = _checksum(record)
     write_json(path, record)
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    return digest({key: value for key, value in record.items() if key != "sha256"})
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -219,6 +244,8 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: schema {schema!r} instead of {SCHEMA}")
     if result is not None and record["result_sha256"] != digest(result):
         raise InputError(f"{path}: the result does not match its checksum")
+    if record.get("sha256", (whole := _checksum(record))) != whole:
+        raise InputError(f"{path}: the record does not match its checksum")
     return record
 
 

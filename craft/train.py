@@ -18,15 +18,10 @@ from torch import Tensor, nn
 
 from craft.checkpoint import load_checkpoint, save_checkpoint
 from craft.config import TrainSettings
+from craft.errors import Interrupted
 from craft.glue.batches import Batch, Tokens, batches, order
 from craft.models import trained
 from craft.optimization import autocast, learning_rate, loss_of, make_optimizer, steps_in
-
-
-class Interrupted(BaseException):
-    """A signal asked the run to stop; its checkpoint is written, the same command goes on from it.
-
-    Like KeyboardInterrupt no Exception, so that it ends a sweep and not only one of its jobs."""
 
 
 @dataclass(frozen=True)
@@ -162,14 +157,14 @@ def fit(model: nn.Module, loop: Loop) -> Fit:
             _update(parameters, optimizer, scaler, settings.clip)
             progress.step += 1
             loop.observe(progress, total, running)
-            due = time.monotonic() - saved > 60 * settings.checkpoint_minutes
-            if due or loop.stop():
+            stop = loop.stop()
+            if stop or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
                 progress.train_seconds += time.perf_counter() - clock
                 if not torch.isfinite(running):
                     return Fit("diverged", progress, logits, best)
                 save()
                 clock, saved = time.perf_counter(), time.monotonic()
-                if loop.stop():
+                if stop:
                     raise Interrupted(
                         f"stopped at step {progress.step} of {total}; start again to go on"
                     )
