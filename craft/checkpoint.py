@@ -59,6 +59,18 @@ def load_checkpoint(
     if facts["identity"] != identity:
         warnings.warn(f"{path} belongs to another run; starting over", stacklevel=2)
         return None
+    odd = [
+        name
+        for name, parameter in parameters.items()
+        if getattr(tensors.get(f"parameter.{name}"), "shape", None) != parameter.shape
+    ]
+    if odd:
+        aside = set_aside(path)
+        warnings.warn(
+            f"checkpoint set aside as {aside.name}, starting over: {odd[0]} has another shape",
+            stacklevel=2,
+        )
+        return None
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter.{name}"])

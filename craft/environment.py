@@ -3,6 +3,8 @@ and git."""
 
 import getpass
 import importlib.metadata
+import json
+import netrc
 import os
 import platform
 import re
@@ -32,6 +34,9 @@ SOURCES = (
     "scripts",
     "requirements.lock",
 )  # what a record's cleanness is judged by
+
+
+SNAPSHOT = "snapshot.json"  # in the root of a copy of the sources: which commit it is
 
 
 def versions() -> dict[str, str | None]:
@@ -67,7 +72,8 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def anonymous(content: Any) -> Any:
-    """JSON content with $USER and $HOSTNAME where a path holds the user's or the machine's name."""
+    """JSON content without secrets, and with $USER and $HOSTNAME where a path holds the user's or
+    the machine's name."""
     if isinstance(content, dict):
         return {key: anonymous(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -78,11 +84,33 @@ def anonymous(content: Any) -> Any:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         user = ""
+    content = without_secrets(content)
     for variable, name in (("$USER", user), ("$HOSTNAME", platform.node())):
         if name:
             part = rf"(?<=/){re.escape(name)}(?![^/\s\"'])"  # a whole part of a path
             content = re.sub(part, lambda _, v=variable: v, content)
     return content
+
+
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)(_|$)")  # in the name of an environment variable
+TOKENS = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|wandb_v\d_[A-Za-z0-9_]{16,})|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+)
+
+
+def without_secrets(text: str) -> str:
+    """A text with $NAME for the value of every environment variable that holds a secret, and
+    without hub tokens, wandb keys and passwords in URLs, wherever they came from."""
+    for name, value in os.environ.items():
+        if SECRET.search(name) and len(value) >= 8:
+            text = text.replace(value, f"${name}")
+    try:
+        keys = [login[2] for login in netrc.netrc().hosts.values() if login[2]]  # wandb's place
+    except (OSError, netrc.NetrcParseError):
+        keys = []
+    for key in keys:
+        text = text.replace(key, "$SECRET")
+    return TOKENS.sub("$SECRET", text)
 
 
 def peak_memory_megabytes(device: torch.device) -> dict[str, float | None]:
@@ -96,6 +124,9 @@ def commit() -> dict[str, Any]:
     """The commit of the project's checkout and whether its sources differ from it; nulls outside a
     checkout."""
     root = Path(__file__).resolve().parents[1]
+    if (root / SNAPSHOT).is_file():  # a copy that a sweep's jobs run from, inside some checkout
+        taken = json.loads((root / SNAPSHOT).read_text())
+        return {"commit": taken["commit"], "dirty": taken["dirty"]}
 
     def git(*arguments: str) -> str | None:
         done = subprocess.run(

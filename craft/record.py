@@ -2,7 +2,6 @@
 (`provenance`)."""
 
 import contextlib
-import importlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from craft.config import RunConfig, flatten
 from craft.environment import anonymous
 from craft.errors import InputError
 from craft.storage import set_aside, sha256, writable, write_json
+from craft.targets import peft_config_class
 
 SCHEMA = 1  # layout of the file
 PROTOCOL = 1  # raised by hand when code changes what the same config results in
@@ -40,6 +40,7 @@ OUTCOME: dict[str, Any] = {
     "train.eps": ALWAYS,
     "train.clip": ALWAYS,
     "train.accumulate": 1,
+    "train.auto_accumulate": False,
     "train.max_steps": None,
     "train.precision": ALWAYS,
     "train.tf32": False,
@@ -109,15 +110,10 @@ def identity(config: RunConfig, model_digest: str, data_digest: str) -> dict[str
 
 def _without_defaults(peft: Mapping[str, Any]) -> dict[str, Any]:
     """A method's fields, those at the default of its PeftConfig class left out."""
-    module, _, name = peft["_target_"].rpartition(".")
-    try:
-        target = getattr(importlib.import_module(module), name)
-        defaults = {
-            f.name: f.default_factory() if f.default_factory is not MISSING else f.default
-            for f in fields(target)
-        }
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"method.peft._target_: {peft['_target_']} is no PeftConfig") from error
+    defaults = {
+        f.name: f.default_factory() if f.default_factory is not MISSING else f.default
+        for f in fields(peft_config_class(peft))
+    }
 
     def plain(value: Any) -> Any:
         return (

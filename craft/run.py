@@ -1,6 +1,8 @@
 """One run from its checked config to its record: locate, load, identify, tokenise, build, attach,
 fit, write."""
 
+import contextlib
+import dataclasses
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from craft import environment, models, packing, record, tucker
+from craft import environment, memory, models, packing, record, tucker
 from craft.attempts import Attempts
 from craft.config import RunConfig
 from craft.errors import InputError, Interrupted
@@ -105,7 +107,9 @@ def _carry_out(
 
     try:
         with _torch_settings(config):
-            result, more = _train(config, backbone, data, run_id, kept, folder, stop_or_lost, start)
+            result, more = _train(
+                config, backbone, data, run_id, kept, folder, stop_or_lost, start, say
+            )
         made = record.make(run_id, more.pop("status"), result, provenance | more)
         lease.check()
     except (Interrupted, KeyboardInterrupt):
@@ -119,11 +123,13 @@ def _carry_out(
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         error.add_note(folder.path.name)
-        attempts.end("failed")
-        failure = attempts.spent() | {"traceback": traceback.format_exc().splitlines()[-12:]}
-        record.write(
-            folder.record, record.make(run_id, "failed", None, provenance | failure, reason)
-        )
+        failure = {"traceback": traceback.format_exc().splitlines()[-12:]}
+        with contextlib.suppress(OSError):  # a full disk: the error itself says so
+            attempts.end("failed")
+            failure |= attempts.spent()
+            record.write(
+                folder.record, record.make(run_id, "failed", None, provenance | failure, reason)
+            )
         raise
     attempts.end(made["status"])
     made["provenance"] |= attempts.spent()
@@ -151,6 +157,7 @@ def _train(
     folder: record.RunFolder,
     stop: Callable[[], bool],
     start: Start | None,
+    say: Say,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The result of a run, and what more is known of how it came about."""
     seeds = Seeds.of(config.seed)
@@ -159,11 +166,6 @@ def _train(
         n: encode(s, config.task, tokenizer, config.train.max_length)
         for n, s in data.splits.items()
     }
-    clock = time.perf_counter()
-    model = prepare(config, backbone, seeds)
-    attach_seconds = time.perf_counter() - clock
-    started_from = None if start is None else start_from(model, start)
-    parameters = count_parameters(config, model)
     labels = {name: data.splits[name].labels for name in config.task.dev}
     line = ProgressLine(folder.path.name, config.task.headline)
     log = tracker(config.logger, run_id, folder.path.name, config.resolved, str(folder.path))
@@ -178,16 +180,21 @@ def _train(
 
         return score(config.task, logits, labels)  # type: ignore[arg-type]
 
+    settings = config.train
     with line, log:
-        fitted = fit(
-            model,
-            Loop(
+        while True:
+            clock = time.perf_counter()
+            model = prepare(config, backbone, seeds)
+            attach_seconds = time.perf_counter() - clock
+            started_from = None if start is None else start_from(model, start)
+            parameters = count_parameters(config, model)
+            loop = Loop(
                 train=tokens["train"],
                 dev={name: tokens[name] for name in config.task.dev},
                 score=score,
                 headline=config.task.headline,
                 regression=config.task.regression,
-                settings=config.train,
+                settings=settings,
                 seeds=seeds,
                 first_position=models.first_position(model),
                 pad=tokenizer.pad_token_id,
@@ -195,8 +202,21 @@ def _train(
                 identity=run_id,
                 observe=observe,
                 stop=stop,
-            ),
-        )
+            )
+            try:
+                fitted = fit(model, loop)
+                break
+            except Exception as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                accumulate = memory.smaller(settings)
+                if accumulate is None or not settings.auto_accumulate:
+                    raise memory.OutOfMemory(memory.advice(settings)) from error
+            # out here the exception is gone, and with it the frames that held the step's tensors
+            del model, loop
+            memory.release()
+            say(f"{folder.path.name}: too little memory, on with train.accumulate={accumulate}")
+            settings = dataclasses.replace(settings, accumulate=accumulate)
     predictions = (
         write_predictions(folder.predictions, config.task, fitted, data) if fitted.logits else None
     )
@@ -210,10 +230,13 @@ def _train(
         "skipped_steps": fitted.progress.skipped_steps,
         "predictions_sha256": predictions,
     }
-    adapter_bytes = save_adapters(model, fitted, folder.path)
+    origin = {"run": folder.path.name, "id": run_id, "task": config.task.name}
+    origin |= {"model": {"name": config.model["name"], "digest": backbone.digest}}
+    adapter_bytes = save_adapters(model, fitted, folder.path, origin)
     progress = fitted.progress
     more = {
         "status": fitted.status,
+        "accumulate": settings.accumulate,
         "start_from": started_from,
         "closed_form": closed_form(config, model),
         "vertical": getattr(model.get_base_model().config, "vertical", None),

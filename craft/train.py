@@ -7,6 +7,7 @@ step waits for the device."""
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ class Progress:
     epoch: int = 0  # epochs done
     step: int = 0  # optimizer steps done
     batch: int = 0  # micro-batches done in this epoch
+    accumulate: int = 1  # micro-batches a step
     tokens: int = 0  # useful tokens trained on
     loss_sum: float = 0.0  # over this epoch's steps
     train_seconds: float = 0.0
@@ -133,16 +135,26 @@ def fit(model: nn.Module, loop: Loop) -> Fit:
     found = load_checkpoint(loop.checkpoint, loop.identity, parameters, optimizer)
     if found is not None:
         facts, logits, best = found
-        progress = Progress(**facts)
+        progress = Progress(**{"accumulate": settings.accumulate, **facts})
+        # counted in micro-batches, which are smaller once a run has found too little memory
+        progress.batch = math.ceil(progress.batch * settings.accumulate / progress.accumulate)
         if progress.scaler is not None:
             scaler.load_state_dict(progress.scaler)
 
     def save() -> None:
         progress.loss_sum = float(running)
         progress.scaler = scaler.state_dict() if scaler.is_enabled() else None
-        save_checkpoint(
-            loop.checkpoint, loop.identity, parameters, optimizer, progress, logits, best
-        )
+        progress.accumulate = settings.accumulate
+        try:
+            save_checkpoint(
+                loop.checkpoint, loop.identity, parameters, optimizer, progress, logits, best
+            )
+        except OSError as error:  # a full disk may have room again by the next one
+            warnings.warn(
+                f"{loop.checkpoint} was not written ({error.strerror}): training goes on, and an "
+                "earlier one, if any, stays",
+                stacklevel=2,
+            )
 
     running = torch.tensor(progress.loss_sum, device=device)  # sum of this epoch's losses
     saved = time.monotonic()

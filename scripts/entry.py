@@ -30,6 +30,7 @@ from omegaconf.errors import (  # noqa: E402
     OmegaConfBaseException,
 )
 
+from craft.environment import without_secrets  # noqa: E402
 from craft.errors import InputError, Interrupted, first_line  # noqa: E402
 from craft.storage import write_json  # noqa: E402
 
@@ -113,7 +114,8 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], float | Non
             hydra = HydraConfig.get()
             if hydra.mode is not RunMode.MULTIRUN:
                 raise Refused(str(error)) from error
-            print(f"error in {hydra.job.override_dirname}: {error}", file=sys.stderr)
+            line = f"error in {hydra.job.override_dirname}: {error}"
+            print(without_secrets(line), file=sys.stderr)
             _ended("refused", hydra.job.override_dirname)
             raise
         except Exception as error:
@@ -169,6 +171,7 @@ def start(main: Callable[[], None]) -> None:
     it. A sweep in which a run failed ends with 1."""
     global _worker
     _worker = False
+    sys.excepthook = _report
     listen()
     try:
         main()
@@ -183,9 +186,13 @@ def start(main: Callable[[], None]) -> None:
     except Exception:
         if LastLine.sweep is None:
             raise
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         LastLine.show()
         sys.exit(1)
+
+
+def _report(kind: Any, error: Any, trace: Any) -> None:
+    print(without_secrets("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr)
 
 
 def explain(error: BaseException) -> str:
@@ -208,4 +215,4 @@ def explain(error: BaseException) -> str:
                 f"config key {cause.full_key!r} is unknown; {section or 'the config'} has {names}"
                 f"{more if section == 'method.peft' else ''}"
             )
-    return " ".join(line.strip() for line in str(error).splitlines()[:3])
+    return without_secrets(" ".join(line.strip() for line in str(error).splitlines()[:3]))
