@@ -16,7 +16,7 @@ TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
 MINUTES ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test faults test-slow test-compat lint format report report-check promote bench doctor pretrain-mini reproduce-glue clean
+.PHONY: help setup test faults test-slow test-compat lint format report report-check sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
 
 help: ## this list (at once)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,12 @@ report: $(STAMP) ## tables and figures from the run records (< 1 min)
 
 report-check: $(STAMP) ## rebuild the report aside and compare it with what is committed (< 1 min)
 	$(PY) scripts/report.py --check
+
+sweep-status: $(STAMP) ## the newest sweep on Slurm, or SWEEP=<folder>: runs by state, failures, time left (seconds)
+	$(PY) scripts/sweep.py status $(if $(SWEEP),"sweep=$(SWEEP)") $(if $(OUTPUTS),"outputs=$(OUTPUTS)")
+
+sweep-cancel: $(STAMP) ## cancel the jobs of the newest sweep on Slurm, or of SWEEP=<folder>, alone (seconds)
+	$(PY) scripts/sweep.py cancel $(if $(SWEEP),"sweep=$(SWEEP)") $(if $(OUTPUTS),"outputs=$(OUTPUTS)")
 
 promote: $(STAMP) ## copy clean run records into results/: RUNS="outputs/runs/<run> ..." (seconds)
 	$(PY) scripts/promote.py $(RUNS)

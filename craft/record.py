@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -190,6 +191,20 @@ class RunFolder:
                 error = f"{error}; set aside as {set_aside(self.record).name}"
             warnings.warn(str(error), stacklevel=2)
             return None
+
+    def tidy(self) -> None:
+        """Remove what a killed process has left of files that it was writing."""
+        with contextlib.suppress(OSError):  # results that cannot be written
+            for path in self.path.glob(".*.tmp"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Remove what a finished run needs no more."""
+        with contextlib.suppress(OSError):
+            self.checkpoint.unlink(missing_ok=True)
+            for path in self.path.glob("lease.*.json"):
+                path.unlink(missing_ok=True)
+        self.tidy()
 
     def done(self) -> dict[str, Any] | None:
         """The run's own record where it is ok."""

@@ -60,6 +60,7 @@ def run(
                 return _carry_out(
                     config, command, backbone, data, kept, folder, stop, start, lease, say
                 )
+    folder.finish()
     say(f"{folder.path.name}: done already ({_headline(done)}); its record is {folder.record}")
     return done
 
@@ -78,6 +79,7 @@ def _carry_out(
 ) -> dict[str, Any]:
     """One attempt at a run whose lease this process holds, from the door to the record."""
     run_id = record.digest(kept)
+    folder.tidy()
     attempts = Attempts(folder.attempts, lease.silent_since)
     tucker.use_cache(config.outputs / "cache" / "tucker")
     provenance: dict[str, Any] = {
@@ -134,7 +136,7 @@ def _carry_out(
     attempts.end(made["status"])
     made["provenance"] |= attempts.spent()
     record.write(folder.record, made)
-    folder.checkpoint.unlink(missing_ok=True)
+    folder.finish()
     say(f"{folder.path.name}: {made['status']}, {_headline(made)}; {folder.record}")
     return made
 

@@ -27,9 +27,8 @@ def take(root: Path, folder: Path, allow_dirty: bool) -> tuple[Path, dict[str, A
             f"{', '.join(_changed(root)[:3])} differ from commit {found['commit'][:10]}: commit "
             "them, or give hydra.launcher.allow_dirty=true (the records say so)"
         )
-    names = _git(
-        root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *SOURCES
-    )
+    listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *SOURCES]
+    names = _git(root, *listing)
     files = sorted(name for name in names.split("\0") if name and (root / name).is_file())
     label = found["commit"][:12]
     if found["dirty"]:

@@ -3,9 +3,8 @@
 A sweep's folder, outputs/sweeps/<name>/, holds `plan.json` (its runs), `submitted.json` (which job
 holds which runs), `jobs/` (how long each job has held its machine) and `logs/`."""
 
-import json
+import shlex
 import subprocess
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -208,8 +207,6 @@ def lines(sweep: Sweep, found: Sequence[Found], jobs: Sequence[Job]) -> list[str
 
 
 def command_of(run: Planned) -> str:
-    import shlex
-
     return shlex.join(["python", "scripts/train.py", *run.overrides])
 
 
@@ -240,19 +237,6 @@ def cancel(sweep: Sweep) -> list[str]:
     if ours:
         subprocess.run(["scancel", *ours], check=True, capture_output=True, timeout=60)
     return ours
-
-
-class JobClock:
-    """Keeps the seconds for which a job holds its machine in a file, also when it is killed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._started = path, time.monotonic()
-
-    def keep(self) -> None:
-        path = self.path
-        seconds = round(time.monotonic() - self._started, 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"seconds": seconds}))
 
 
 def summary(found: Sequence[Found]) -> Mapping[str, int]:

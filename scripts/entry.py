@@ -68,6 +68,11 @@ def _receive(number: int, _frame: object) -> None:
                     process.send_signal(signal.SIGTERM)
 
 
+def received() -> list[int]:
+    """The signals that have asked for a stop."""
+    return list(_received)
+
+
 def listen() -> None:
     """Let SIGTERM, SIGUSR2 and SIGINT ask for a stop, also in a launcher's worker processes."""
     if threading.current_thread() is not threading.main_thread():

@@ -20,6 +20,11 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 @job
 def main(cfg: DictConfig) -> dict[str, Any] | None:
+    return carry_out(cfg, shlex.join(["python", "scripts/train.py", *sys.argv[1:]]))
+
+
+def carry_out(cfg: DictConfig, command: str) -> dict[str, Any] | None:
+    """What a composed config asks for: a run, whose record it returns, or the use of an adapter."""
     from craft.config import check, with_task
 
     config = check(cfg)
@@ -35,8 +40,6 @@ def main(cfg: DictConfig) -> dict[str, Any] | None:
             for path in predict_to_file(config):
                 print(path)
         return None
-    command = shlex.join(["python", "scripts/train.py", *sys.argv[1:]])
-
     from craft.run import run
 
     return run(config, command, stopped, say=print, donor=donor)

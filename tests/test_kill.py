@@ -89,13 +89,13 @@ def assert_it_ends_like_the_unbroken_run(seed, bench, unbroken):
     made = bench.run(*MORE)
     assert made["status"] == "ok" and made["result_sha256"] == unbroken
     (folder,) = (bench.outputs / "runs").iterdir()
-    left = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    left = {path.name for path in folder.iterdir()}
     assert left == {"record.json", "predictions.safetensors", "attempts.json", "best", "last"}
     assert json.loads((folder / "record.json").read_text()) == made
     return killed
 
 
-@pytest.mark.parametrize("seed", [2, 5, 9])
+@pytest.mark.parametrize("seed", [3, 4, 9])
 def test_killed_run_ends_with_the_unbroken_result(seed, bench, unbroken):
     assert_it_ends_like_the_unbroken_run(seed, bench, unbroken)
 
