@@ -16,7 +16,7 @@ TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
 MINUTES ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-compat lint format report report-check promote bench doctor pretrain-mini reproduce-glue clean
+.PHONY: help setup test faults test-slow test-compat lint format report report-check sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
 
 help: ## this list (at once)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,9 @@ setup: $(STAMP) ## the environment in VENV=.venv, remade when the lock changes (
 test: $(STAMP) ## the fast tests, offline; GLUE_DIR=<folder> adds those on real data (< 5 min on 2 cores)
 	$(TEST_ENV) $(PY) -m pytest -q -n 2 -m "not slow and not gpu and not slurm"
 
+faults: $(STAMP) ## inject every fault and write results/faults.md (10 min)
+	$(TEST_ENV) $(PY) -m pytest -q tests/test_faults.py tests/test_kill.py --faults results/faults.md
+
 test-slow: $(STAMP) ## what `make test` leaves out; GPU and Slurm tests skip where there is none (< 30 min on 2 cores)
 	$(TEST_ENV) $(PY) -m pytest -q -m "slow or gpu or slurm"
 
@@ -64,6 +67,12 @@ report: $(STAMP) ## tables and figures from the run records (< 1 min)
 
 report-check: $(STAMP) ## rebuild the report aside and compare it with what is committed (< 1 min)
 	$(PY) scripts/report.py --check
+
+sweep-status: $(STAMP) ## the newest sweep on Slurm, or SWEEP=<folder>: runs by state, failures, time left (seconds)
+	$(PY) scripts/sweep.py status $(if $(SWEEP),"sweep=$(SWEEP)") $(if $(OUTPUTS),"outputs=$(OUTPUTS)")
+
+sweep-cancel: $(STAMP) ## cancel the jobs of the newest sweep on Slurm, or of SWEEP=<folder>, alone (seconds)
+	$(PY) scripts/sweep.py cancel $(if $(SWEEP),"sweep=$(SWEEP)") $(if $(OUTPUTS),"outputs=$(OUTPUTS)")
 
 promote: $(STAMP) ## copy clean run records into results/: RUNS="outputs/runs/<run> ..." (seconds)
 	$(PY) scripts/promote.py $(RUNS)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from craft.storage import DamagedFile, read_tensors, write_tensors
+from craft.storage import DamagedFile, read_tensors, set_aside, write_tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -51,14 +51,25 @@ def load_checkpoint(
     except FileNotFoundError:
         return None
     except DamagedFile as damage:
-        aside = path.with_suffix(".damaged")
-        path.replace(aside)
+        aside = set_aside(path)
         warnings.warn(
             f"checkpoint set aside as {aside.name}, starting over: {damage}", stacklevel=2
         )
         return None
     if facts["identity"] != identity:
         warnings.warn(f"{path} belongs to another run; starting over", stacklevel=2)
+        return None
+    odd = [
+        name
+        for name, parameter in parameters.items()
+        if getattr(tensors.get(f"parameter.{name}"), "shape", None) != parameter.shape
+    ]
+    if odd:
+        aside = set_aside(path)
+        warnings.warn(
+            f"checkpoint set aside as {aside.name}, starting over: {odd[0]} has another shape",
+            stacklevel=2,
+        )
         return None
     with torch.no_grad():
         for name, parameter in parameters.items():

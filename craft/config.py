@@ -35,6 +35,7 @@ class TrainSettings:
     eps: float
     clip: float
     accumulate: int
+    auto_accumulate: bool
     max_steps: int | None
     precision: str
     tf32: bool
@@ -47,8 +48,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _one_of("train.precision", self.precision, ("fp32", "bf16", "fp16"))
         _one_of("train.batching", self.batching, ("packed", "padded"))
-        if not isinstance(self.tf32, bool):
-            raise InputError(f"train.tf32 must be true or false, not {self.tf32!r}")
+        for name in ("tf32", "auto_accumulate"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"train.{name} must be true or false, not {getattr(self, name)!r}")
         for name in (
             "epochs",
             "batch_size",
@@ -87,6 +89,7 @@ class RunConfig:
     adapter: Path | None
     predict: Mapping[str, Any]
     outputs: Path
+    lease_seconds: float
     task: Task
     train: TrainSettings
     model: Mapping[str, Any]
@@ -96,9 +99,10 @@ class RunConfig:
     resolved: dict[str, Any]
 
 
-def check(cfg: DictConfig) -> RunConfig:
+def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
     """Resolve a composed config and check every value.
 
+    `cuda` says whether the machine that the run is for has a CUDA device; None: it is this one.
     InputError names the first value that is missing or impossible, and what would be allowed."""
     values = _resolve(cfg)
     floats = {f.name for f in fields(TrainSettings) if f.type is float}
@@ -108,13 +112,15 @@ def check(cfg: DictConfig) -> RunConfig:
     if odd := set(train) ^ {f.name for f in fields(TrainSettings)}:
         raise InputError(f"train: keys {sorted(odd)} are unknown or missing")
     _one_of("train.device", train["device"], ("auto", "cpu", "cuda"))
+    available = torch.cuda.is_available() if cuda is None else cuda
     if train["device"] == "auto":
-        train["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    elif train["device"] == "cuda" and not torch.cuda.is_available():
+        train["device"] = "cuda" if available else "cpu"
+    elif train["device"] == "cuda" and not available:
         raise InputError("train.device=cuda, but torch sees no CUDA device; take auto or cpu")
     task = Task.from_config(values["task"])
     _one_of("mode", values["mode"], MODES)
     _whole("seed", values["seed"], 0)
+    _number("lease_seconds", values["lease_seconds"], 1.0, 3600.0)
     if values["start_from"] is not None:
         _one_of("start_from", values["start_from"], ("mnli",))
         _one_of("task (with start_from=mnli)", task.name, ("mrpc", "rte", "stsb"))
@@ -144,6 +150,7 @@ def check(cfg: DictConfig) -> RunConfig:
         adapter=adapter,
         predict=values["predict"],
         outputs=Path(values["outputs"]),
+        lease_seconds=float(values["lease_seconds"]),
         task=task,
         train=TrainSettings(**train),
         model=values["model"],

@@ -3,6 +3,8 @@ and git."""
 
 import getpass
 import importlib.metadata
+import json
+import netrc
 import os
 import platform
 import re
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from craft.lease import Holder
 
 PACKAGES = (
     "torch",
@@ -30,6 +34,9 @@ SOURCES = (
     "scripts",
     "requirements.lock",
 )  # what a record's cleanness is judged by
+
+
+SNAPSHOT = "snapshot.json"  # in the root of a copy of the sources: which commit it is
 
 
 def versions() -> dict[str, str | None]:
@@ -65,13 +72,15 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def anonymous(content: Any) -> Any:
-    """JSON content with $USER and $HOSTNAME where a path holds the user's or the machine's name."""
+    """JSON content without secrets, and with $USER and $HOSTNAME where a path holds the user's or
+    the machine's name."""
     if isinstance(content, dict):
         return {key: anonymous(value) for key, value in content.items()}
     if isinstance(content, list):
         return [anonymous(value) for value in content]
     if not isinstance(content, str):
         return content
+    content = without_secrets(content)
     for variable, name in _names().items():
         part = rf"(?<=/){re.escape(name)}(?![^/\s\"'])"  # a whole part of a path
         content = re.sub(part, lambda _, v=variable: v, content)
@@ -100,6 +109,27 @@ def _names() -> dict[str, str]:
     return {variable: name for variable, name in names.items() if name}
 
 
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)(_|$)")  # in the name of an environment variable
+TOKENS = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|wandb_v\d_[A-Za-z0-9_]{16,})|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+)
+
+
+def without_secrets(text: str) -> str:
+    """A text with $NAME for the value of every environment variable that holds a secret, and
+    without hub tokens, wandb keys and passwords in URLs, wherever they came from."""
+    for name, value in os.environ.items():
+        if SECRET.search(name) and len(value) >= 8:
+            text = text.replace(value, f"${name}")
+    try:
+        keys = [login[2] for login in netrc.netrc().hosts.values() if login[2]]  # wandb's place
+    except (OSError, netrc.NetrcParseError):
+        keys = []
+    for key in keys:
+        text = text.replace(key, "$SECRET")
+    return TOKENS.sub("$SECRET", text)
+
+
 def peak_memory_megabytes(device: torch.device) -> dict[str, float | None]:
     """Peak memory of this process: resident on the host, allocated on the card."""
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -111,6 +141,9 @@ def commit() -> dict[str, Any]:
     """The commit of the project's checkout and whether its sources differ from it; nulls outside a
     checkout."""
     root = Path(__file__).resolve().parents[1]
+    if (root / SNAPSHOT).is_file():  # a copy that a sweep's jobs run from, inside some checkout
+        taken = json.loads((root / SNAPSHOT).read_text())
+        return {"commit": taken["commit"], "dirty": taken["dirty"]}
 
     def git(*arguments: str) -> str | None:
         done = subprocess.run(
@@ -124,6 +157,17 @@ def commit() -> dict[str, Any]:
     except FileNotFoundError:  # no git on this machine
         head = changed = None
     return {"commit": head, "dirty": None if changed is None else bool(changed)}
+
+
+def holder() -> Holder:
+    """This process as the holder of a run's lease: a batch job, or a process of a machine."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return Holder(f"process {os.getpid()} on {platform.node()}")
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    shown = job if array is None else f"{array}_{task}"
+    restart = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    return Holder(f"Slurm job {shown} on {platform.node()}", job, restart)
 
 
 def wandb_mode() -> str:

@@ -2,6 +2,7 @@
 attached by peft."""
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from craft.errors import InputError, first_line
 from craft.glue.batches import Tokens
 from craft.glue.tasks import Task
 from craft.storage import sha256
+from craft.targets import peft_config_class
 from craft.tuners.targets import check_targets
 from craft.vertical import make_vertical
 
@@ -201,15 +203,12 @@ def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
 
 def peft_config(method: Mapping[str, Any], modules_to_save: list[str]) -> PeftConfig:
     """The method's PeftConfig; InputError where its fields are not accepted."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    fields = {"task_type": "SEQ_CLS", "modules_to_save": modules_to_save}
     try:
-        return instantiate({**method["peft"], **fields}, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise InputError(f"method {method['label']}: {first_line(cause)}") from error
+        given = {key: value for key, value in method["peft"].items() if key != "_target_"}
+        fields = {"task_type": "SEQ_CLS", "modules_to_save": modules_to_save}
+        return peft_config_class(method["peft"])(**copy.deepcopy(given), **fields)
+    except (TypeError, ValueError, AttributeError, KeyError, ImportError) as error:
+        raise InputError(f"method {method['label']}: {first_line(error)}") from error
 
 
 def trained(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:

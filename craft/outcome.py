@@ -13,8 +13,10 @@ from craft.config import RunConfig
 from craft.counts import expected_parameters
 from craft.glue import sources
 from craft.glue.tasks import Task
-from craft.storage import write_tensors
+from craft.storage import write_json, write_tensors
 from craft.train import Fit
+
+ORIGIN = "made_on.json"  # beside an adapter: the run, the task and the backbone that it was made on
 
 
 def count_parameters(config: RunConfig, model: PeftModel) -> dict[str, Any]:
@@ -78,23 +80,24 @@ def write_predictions(path: Path, task: Task, fitted: Fit, data: sources.GlueDat
     return write_tensors(path, tensors, {"task": task.name})
 
 
-def save_adapters(model: PeftModel, fitted: Fit, folder: Path) -> int:
-    """Save adapter and head of the last and of the best epoch as peft folders; returns the bytes of
-    one."""
-    _save_adapter(model, folder / "last")
+def save_adapters(model: PeftModel, fitted: Fit, folder: Path, origin: dict[str, Any]) -> int:
+    """Save adapter and head of the last and of the best epoch as peft folders, and what they were
+    made on; returns the bytes of one."""
+    _save_adapter(model, folder / "last", origin)
     adapter, head = models.trained(model)
     with torch.no_grad():
         for name, parameter in {**adapter, **head}.items():
             if name in fitted.best:
                 parameter.copy_(fitted.best[name])
-    _save_adapter(model, folder / "best")
+    _save_adapter(model, folder / "best", origin)
     return (folder / "best" / "adapter_model.safetensors").stat().st_size
 
 
-def _save_adapter(model: PeftModel, path: Path) -> None:
+def _save_adapter(model: PeftModel, path: Path, origin: dict[str, Any]) -> None:
     """Save aside and rename, so that a folder is whole or not there."""
     aside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
+    write_json(aside / ORIGIN, origin)
     shutil.rmtree(path, ignore_errors=True)
     aside.rename(path)

@@ -2,12 +2,15 @@
 a file."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors import SafetensorError
 
 from craft import models, packing
 from craft.config import RunConfig
@@ -18,7 +21,9 @@ from craft.glue.metrics import predictions_of, score
 from craft.glue.sources import read_columns
 from craft.glue.tasks import Split, Task
 from craft.optimization import frozen_casts
-from craft.storage import write_text
+from craft.outcome import ORIGIN
+from craft.storage import read_json, write_text
+from craft.targets import refuse_targets
 from craft.train import Seeds, predict
 
 
@@ -29,15 +34,43 @@ def load_adapter(config: RunConfig, backbone: models.Backbone) -> torch.nn.Modul
     assert config.adapter is not None
     if not (config.adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter: {config.adapter} holds no adapter_model.safetensors")
+    check_adapter(config.adapter, config.model["name"], backbone.digest)
     base = models.build(backbone, config.task, Seeds.of(config.seed).head)
     if config.train.batching == "packed":
         packing.enable(base)
     try:
-        return PeftModel.from_pretrained(base, str(config.adapter)).to(config.train.device).eval()
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            model = PeftModel.from_pretrained(base, str(config.adapter))
+    except (RuntimeError, KeyError, ValueError, TypeError, SafetensorError, UserWarning) as error:
         raise InputError(
             f"adapter: {config.adapter} does not fit: {' '.join(str(error).split())[:300]}"
         ) from error
+    return model.to(config.train.device).eval()
+
+
+def check_adapter(folder: Path, model: str, digest: str) -> None:
+    """Refuse a folder from elsewhere whose config names code or other adapters to load, or that was
+    made on another backbone (known where a run of this project has made it)."""
+    path = folder / "adapter_config.json"
+    try:
+        found = json.loads(path.read_bytes())
+        kind, code = found.get("peft_type"), found.get("auto_mapping")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"adapter: {path} is not a JSON object") from error
+    if kind not in PEFT_TYPE_TO_CONFIG_MAPPING or kind == "XLORA":  # X-LoRA names adapters to fetch
+        raise InputError(f"adapter: {path}: peft_type {kind!r} is not one that can be loaded")
+    if code:
+        raise InputError(f"adapter: {path}: auto_mapping {code} names code to import; remove it")
+    refuse_targets(found)
+    origin = folder / ORIGIN
+    if origin.is_file():
+        made = read_json(origin)["model"]
+        if made["digest"] != digest:
+            raise InputError(
+                f"adapter: {folder} was made on {made['name']} with the digest "
+                f"{made['digest'][:12]}; {model} has {digest[:12]}"
+            )
 
 
 def logits_of(

@@ -1,8 +1,9 @@
 """One run = one JSON record: its identity, what it found (`result`) and how it came about
 (`provenance`)."""
 
-import importlib
+import contextlib
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -13,7 +14,8 @@ from typing import Any
 from craft.config import RunConfig, flatten
 from craft.environment import anonymous
 from craft.errors import InputError
-from craft.storage import sha256, write_json
+from craft.storage import set_aside, sha256, writable, write_json
+from craft.targets import peft_config_class
 
 SCHEMA = 1  # layout of the file
 PROTOCOL = 1  # raised by hand when code changes what the same config results in
@@ -40,6 +42,7 @@ OUTCOME: dict[str, Any] = {
     "train.eps": ALWAYS,
     "train.clip": ALWAYS,
     "train.accumulate": 1,
+    "train.auto_accumulate": False,
     "train.max_steps": None,
     "train.precision": ALWAYS,
     "train.tf32": False,
@@ -59,6 +62,7 @@ INCIDENTAL = (
     "adapter",
     "predict",
     "outputs",
+    "lease_seconds",
     "logger",
     "recipe",
     "row_id",
@@ -108,15 +112,10 @@ def identity(config: RunConfig, model_digest: str, data_digest: str) -> dict[str
 
 def _without_defaults(peft: Mapping[str, Any]) -> dict[str, Any]:
     """A method's fields, those at the default of its PeftConfig class left out."""
-    module, _, name = peft["_target_"].rpartition(".")
-    try:
-        target = getattr(importlib.import_module(module), name)
-        defaults = {
-            f.name: f.default_factory() if f.default_factory is not MISSING else f.default
-            for f in fields(target)
-        }
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"method.peft._target_: {peft['_target_']} is no PeftConfig") from error
+    defaults = {
+        f.name: f.default_factory() if f.default_factory is not MISSING else f.default
+        for f in fields(peft_config_class(peft))
+    }
 
     def plain(value: Any) -> Any:
         return (
@@ -171,16 +170,47 @@ class RunFolder:
     def attempts(self) -> Path:
         return self.path / "attempts.json"
 
+    def make(self) -> None:
+        """Create the folder; InputError where the outputs cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            writable(self.path)
+        except OSError as error:
+            raise InputError(
+                f"outputs: {self.path.parent.parent} cannot be written ({error.strerror})"
+            ) from error
+
     def read(self) -> dict[str, Any] | None:
-        """The run's own record, None where there is none; a damaged one is named and counts as
-        none."""
+        """The run's own record, None where there is none; a damaged one is named, set aside and
+        counts as none."""
         if not self.record.is_file():
             return None
         try:
             return read(self.record)
         except InputError as error:
+            with contextlib.suppress(OSError):  # results that cannot be written
+                error = f"{error}; set aside as {set_aside(self.record).name}"
             warnings.warn(str(error), stacklevel=2)
             return None
+
+    def tidy(self) -> None:
+        """Remove what a killed process has left of files that it was writing."""
+        with contextlib.suppress(OSError):  # results that cannot be written
+            for path in self.path.glob(".*.tmp"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Remove what a finished run needs no more."""
+        with contextlib.suppress(OSError):
+            self.checkpoint.unlink(missing_ok=True)
+            for path in self.path.glob("lease.*.json"):
+                path.unlink(missing_ok=True)
+        self.tidy()
+
+    def done(self) -> dict[str, Any] | None:
+        """The run's own record where it is ok."""
+        found = self.read()
+        return found if found is not None and found["status"] == "ok" else None
 
 
 def make(
@@ -205,7 +235,13 @@ def make(
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
+    """Seal a record with the checksum of all that it holds, and write it."""
+    record["sha256"] = _checksum(record)
     write_json(path, record)
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    return digest({key: value for key, value in record.items() if key != "sha256"})
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -220,6 +256,8 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: schema {schema!r} instead of {SCHEMA}")
     if result is not None and record["result_sha256"] != digest(result):
         raise InputError(f"{path}: the result does not match its checksum")
+    if record.get("sha256", (whole := _checksum(record))) != whole:
+        raise InputError(f"{path}: the record does not match its checksum")
     return record
 
 

@@ -1,31 +1,31 @@
 """One run from its checked config to its record: locate, load, identify, tokenise, build, attach,
 fit, write."""
 
-import json
-import shutil
+import contextlib
+import dataclasses
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
 
-from craft import environment, models, packing, record, tucker
+from craft import environment, memory, models, packing, record, tucker
+from craft.attempts import Attempts
 from craft.config import RunConfig
-from craft.errors import InputError
+from craft.errors import InputError, Interrupted
 from craft.glue import sources
 from craft.glue.token_cache import TokenCache
+from craft.lease import Held, Lease, hold
 from craft.optimization import frozen_casts
 from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
 from craft.start import Start, finished_run, start_from
-from craft.storage import write_json
 from craft.tracking import tracker
-from craft.train import Interrupted, Loop, Seeds, fit
+from craft.train import Loop, Seeds, fit
 
 Say = Callable[[str], None]
 
@@ -52,18 +52,41 @@ def run(
         kept["start_from.id"] = start.id
     run_id = record.digest(kept)
     folder = record.RunFolder.of(config, run_id)
-    done = folder.read()
-    if done is not None and done["status"] == "ok":
-        say(f"{folder.path.name}: done already ({_headline(done)}); its record is {folder.record}")
-        return done
+    done = folder.done()
+    if done is None:
+        folder.make()
+        with hold(folder.path, environment.holder(), config.lease_seconds) as lease:
+            done = folder.done()  # by whoever held the lease until now
+            if done is None:
+                return _carry_out(
+                    config, command, backbone, data, kept, folder, stop, start, lease, say
+                )
+    folder.finish()
+    say(f"{folder.path.name}: done already ({_headline(done)}); its record is {folder.record}")
+    return done
 
-    folder.path.mkdir(parents=True, exist_ok=True)
-    attempts = _start_attempt(folder)
+
+def _carry_out(
+    config: RunConfig,
+    command: str,
+    backbone: models.Backbone,
+    data: sources.GlueData,
+    kept: dict[str, Any],
+    folder: record.RunFolder,
+    stop: Callable[[], bool],
+    start: Start | None,
+    lease: Lease,
+    say: Say,
+) -> dict[str, Any]:
+    """One attempt at a run whose lease this process holds, from the door to the record."""
+    run_id = record.digest(kept)
+    folder.tidy()
+    attempts = Attempts(folder.attempts, lease.silent_since)
     tucker.use_cache(config.outputs / "cache" / "tucker")
     provenance: dict[str, Any] = {
         "name": folder.path.name,
         "command": command,
-        "started": attempts[0]["started"],
+        "started": attempts.made[0]["started"],
         "config": config.resolved,
         "recipe": config.resolved["recipe"]["source"],
         "model": {k: config.model[k] for k in ("name", "repository", "revision")}
@@ -80,29 +103,41 @@ def run(
             "hardware": environment.hardware(torch.device(config.train.device)),
         },
     }
-    started = time.monotonic()
+
+    def stop_or_lost() -> bool:
+        lease.check()
+        return stop()
+
     try:
         with _torch_settings(config):
-            result, more = _train(config, backbone, data, run_id, kept, folder, stop, start)
+            result, more = _train(
+                config, backbone, data, run_id, kept, folder, stop_or_lost, start, say
+            )
         made = record.make(run_id, more.pop("status"), result, provenance | more)
+        lease.check()
     except (Interrupted, KeyboardInterrupt):
-        _end_attempt(folder, attempts, time.monotonic() - started, "interrupted")
+        attempts.end("interrupted")
         raise
+    except Held:
+        raise  # the folder is another process's now
     except InputError:
-        _forget_attempt(folder, attempts)
+        attempts.forget()
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        _end_attempt(folder, attempts, time.monotonic() - started, "failed")
-        failure = _spent(attempts) | {"traceback": traceback.format_exc().splitlines()[-12:]}
-        record.write(
-            folder.record, record.make(run_id, "failed", None, provenance | failure, reason)
-        )
+        error.add_note(folder.path.name)
+        failure = {"traceback": traceback.format_exc().splitlines()[-12:]}
+        with contextlib.suppress(OSError):  # a full disk: the error itself says so
+            attempts.end("failed")
+            failure |= attempts.spent()
+            record.write(
+                folder.record, record.make(run_id, "failed", None, provenance | failure, reason)
+            )
         raise
-    _end_attempt(folder, attempts, time.monotonic() - started, made["status"])
-    made["provenance"] |= _spent(attempts)
+    attempts.end(made["status"])
+    made["provenance"] |= attempts.spent()
     record.write(folder.record, made)
-    folder.checkpoint.unlink(missing_ok=True)
+    folder.finish()
     say(f"{folder.path.name}: {made['status']}, {_headline(made)}; {folder.record}")
     return made
 
@@ -125,6 +160,7 @@ def _train(
     folder: record.RunFolder,
     stop: Callable[[], bool],
     start: Start | None,
+    say: Say,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The result of a run, and what more is known of how it came about."""
     seeds = Seeds.of(config.seed)
@@ -135,12 +171,6 @@ def _train(
         n: cache.encode(s, config.task, tokenizer, config.train.max_length)
         for n, s in data.splits.items()
     }
-    clock = time.perf_counter()
-    model = prepare(config, backbone, seeds)
-    attach_seconds = time.perf_counter() - clock
-    models.check_vocabulary(model, tokens.values())
-    started_from = None if start is None else start_from(model, start)
-    parameters = count_parameters(config, model)
     labels = {name: data.splits[name].labels for name in config.task.dev}
     line = ProgressLine(folder.path.name, config.task.headline)
     log = tracker(config.logger, run_id, folder.path.name, config.resolved, str(folder.path))
@@ -155,16 +185,22 @@ def _train(
 
         return score(config.task, logits, labels)  # type: ignore[arg-type]
 
-    with line, log, frozen_casts(model):
-        fitted = fit(
-            model,
-            Loop(
+    settings = config.train
+    with line, log:
+        while True:
+            clock = time.perf_counter()
+            model = prepare(config, backbone, seeds)
+            attach_seconds = time.perf_counter() - clock
+            models.check_vocabulary(model, tokens.values())
+            started_from = None if start is None else start_from(model, start)
+            parameters = count_parameters(config, model)
+            loop = Loop(
                 train=tokens["train"],
                 dev={name: tokens[name] for name in config.task.dev},
                 score=score,
                 headline=config.task.headline,
                 regression=config.task.regression,
-                settings=config.train,
+                settings=settings,
                 seeds=seeds,
                 first_position=models.first_position(model),
                 pad=tokenizer.pad_token_id,
@@ -172,8 +208,22 @@ def _train(
                 identity=run_id,
                 observe=observe,
                 stop=stop,
-            ),
-        )
+            )
+            try:
+                with frozen_casts(model):
+                    fitted = fit(model, loop)
+                break
+            except Exception as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                accumulate = memory.smaller(settings)
+                if accumulate is None or not settings.auto_accumulate:
+                    raise memory.OutOfMemory(memory.advice(settings)) from error
+            # out here the exception is gone, and with it the frames that held the step's tensors
+            del model, loop
+            memory.release()
+            say(f"{folder.path.name}: too little memory, on with train.accumulate={accumulate}")
+            settings = dataclasses.replace(settings, accumulate=accumulate)
     predictions = (
         write_predictions(folder.predictions, config.task, fitted, data) if fitted.logits else None
     )
@@ -187,10 +237,13 @@ def _train(
         "skipped_steps": fitted.progress.skipped_steps,
         "predictions_sha256": predictions,
     }
-    adapter_bytes = save_adapters(model, fitted, folder.path)
+    origin = {"run": folder.path.name, "id": run_id, "task": config.task.name}
+    origin |= {"model": {"name": config.model["name"], "digest": backbone.digest}}
+    adapter_bytes = save_adapters(model, fitted, folder.path, origin)
     progress = fitted.progress
     more = {
         "status": fitted.status,
+        "accumulate": settings.accumulate,
         "start_from": started_from,
         "closed_form": closed_form(config, model),
         "vertical": getattr(model.get_base_model().config, "vertical", None),
@@ -245,33 +298,3 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[1:]
-
-
-def _start_attempt(folder: record.RunFolder) -> list[dict[str, Any]]:
-    """The attempts at this run so far and the one that starts now, which counts even if nothing
-    ends it."""
-    attempts = json.loads(folder.attempts.read_text()) if folder.attempts.is_file() else []
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    attempts.append({"started": now, "seconds": 0.0, "ended": "killed"})
-    write_json(folder.attempts, attempts)
-    return attempts
-
-
-def _end_attempt(
-    folder: record.RunFolder, attempts: list[dict[str, Any]], seconds: float, how: str
-) -> None:
-    attempts[-1] |= {"seconds": round(seconds, 3), "ended": how}
-    write_json(folder.attempts, attempts)
-
-
-def _forget_attempt(folder: record.RunFolder, attempts: list[dict[str, Any]]) -> None:
-    """Leave a run as it was before this attempt, which ended at the door."""
-    attempts.pop()
-    if attempts:
-        write_json(folder.attempts, attempts)
-    else:
-        shutil.rmtree(folder.path)
-
-
-def _spent(attempts: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"attempts": attempts, "seconds": round(sum(a["seconds"] for a in attempts), 3)}

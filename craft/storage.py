@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from craft.errors import InputError
 
 
 class DamagedFile(Exception):
@@ -41,6 +44,13 @@ def atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def writable(folder: Path) -> None:
+    """OSError where a folder takes no new file: read-only, full, or another user's."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable.") as file:
+        file.write(b"\0")
+        file.flush()
+
+
 def write_text(path: Path, text: str) -> None:
     with atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -49,6 +59,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON; NaN and infinity are refused, a missing value is null."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """InputError where a file is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that it can be looked at and nothing takes it for whole; returns
+    its new path."""
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    return aside
 
 
 def sha256(content: bytes | memoryview) -> str:

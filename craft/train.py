@@ -7,6 +7,7 @@ step waits for the device."""
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +19,10 @@ from torch import Tensor, nn
 
 from craft.checkpoint import load_checkpoint, save_checkpoint
 from craft.config import TrainSettings
+from craft.errors import Interrupted
 from craft.glue.batches import Batch, Tokens, batches, order
 from craft.models import trained
 from craft.optimization import autocast, learning_rate, loss_of, make_optimizer, steps_in
-
-
-class Interrupted(BaseException):
-    """A signal asked the run to stop; its checkpoint is written, the same command goes on from it.
-
-    Like KeyboardInterrupt no Exception, so that it ends a sweep and not only one of its jobs."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,7 @@ class Progress:
     epoch: int = 0  # epochs done
     step: int = 0  # optimizer steps done
     batch: int = 0  # micro-batches done in this epoch
+    accumulate: int = 1  # micro-batches a step
     tokens: int = 0  # useful tokens trained on
     loss_sum: float = 0.0  # over this epoch's steps
     train_seconds: float = 0.0
@@ -138,16 +135,26 @@ def fit(model: nn.Module, loop: Loop) -> Fit:
     found = load_checkpoint(loop.checkpoint, loop.identity, parameters, optimizer)
     if found is not None:
         facts, logits, best = found
-        progress = Progress(**facts)
+        progress = Progress(**{"accumulate": settings.accumulate, **facts})
+        # counted in micro-batches, which are smaller once a run has found too little memory
+        progress.batch = math.ceil(progress.batch * settings.accumulate / progress.accumulate)
         if progress.scaler is not None:
             scaler.load_state_dict(progress.scaler)
 
     def save() -> None:
         progress.loss_sum = float(running)
         progress.scaler = scaler.state_dict() if scaler.is_enabled() else None
-        save_checkpoint(
-            loop.checkpoint, loop.identity, parameters, optimizer, progress, logits, best
-        )
+        progress.accumulate = settings.accumulate
+        try:
+            save_checkpoint(
+                loop.checkpoint, loop.identity, parameters, optimizer, progress, logits, best
+            )
+        except OSError as error:  # a full disk may have room again by the next one
+            warnings.warn(
+                f"{loop.checkpoint} was not written ({error.strerror}): training goes on, and an "
+                "earlier one, if any, stays",
+                stacklevel=2,
+            )
 
     running = torch.tensor(progress.loss_sum, device=device)  # sum of this epoch's losses
     saved = time.monotonic()
@@ -162,14 +169,14 @@ def fit(model: nn.Module, loop: Loop) -> Fit:
             _update(parameters, optimizer, scaler, settings.clip)
             progress.step += 1
             loop.observe(progress, total, running)
-            due = time.monotonic() - saved > 60 * settings.checkpoint_minutes
-            if due or loop.stop():
+            stop = loop.stop()
+            if stop or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
                 progress.train_seconds += time.perf_counter() - clock
                 if not torch.isfinite(running):
                     return Fit("diverged", progress, logits, best)
                 save()
                 clock, saved = time.perf_counter(), time.monotonic()
-                if loop.stop():
+                if stop:
                     raise Interrupted(
                         f"stopped at step {progress.step} of {total}; start again to go on"
                     )

@@ -5,6 +5,7 @@ mode first). Its decomposition is W ~ G x1 U1 x2 U2 x3 U3, with orthonormal fact
 G = W x1 U1^T x2 U2^T x3 U3^T. Plain tensors in, plain tensors out; no model is known here.
 """
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ from torch import Tensor
 
 from craft.errors import InputError
 from craft.ranks import Rank, check_ranks, clip_ranks, energy_rank
-from craft.storage import DamagedFile, digest_of_tensors, read_tensors, sha256, write_tensors
+from craft.storage import (
+    DamagedFile,
+    digest_of_tensors,
+    read_tensors,
+    set_aside,
+    sha256,
+    write_tensors,
+)
 
 Algorithm = Literal["hosvd", "hooi", "random"]
 ALGORITHMS: tuple[Algorithm, ...] = ("hosvd", "hooi", "random")
@@ -239,11 +247,15 @@ class DecompositionCache:
         except FileNotFoundError:
             pass
         except DamagedFile as damage:
-            warnings.warn(f"decomposing again: {damage}", stacklevel=2)
+            with contextlib.suppress(OSError):  # a cache that cannot be written
+                set_aside(path)
+            warnings.warn(f"set aside, decomposing again: {damage}", stacklevel=2)
         made = decompose(slices, ranks, algorithm, seed, name)
-        write_tensors(
-            path, {"core": made.core, **{f"U{n}": u for n, u in enumerate(made.factors, 1)}}
-        )
+        tensors = {"core": made.core, **{f"U{n}": u for n, u in enumerate(made.factors, 1)}}
+        try:
+            write_tensors(path, tensors)
+        except OSError as error:  # a full or read-only disk: made anew the next time
+            warnings.warn(f"{path.name} was not cached ({error.strerror})", stacklevel=2)
         return made
 
 

@@ -1,9 +1,13 @@
 """How the scripts start: a user's error becomes one line and exit code 2, others stay whole."""
 
+import contextlib
 import functools
+import json
 import os
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _path = [str(Path(__file__).parent.resolve()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, _path)))
 
+import psutil  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from hydra.errors import HydraException, MissingConfigException  # noqa: E402
+from hydra.experimental.callback import Callback  # noqa: E402
 from hydra.types import RunMode  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 from omegaconf.errors import (  # noqa: E402
@@ -24,10 +30,20 @@ from omegaconf.errors import (  # noqa: E402
     OmegaConfBaseException,
 )
 
-from craft.errors import InputError  # noqa: E402
+from craft.environment import without_secrets  # noqa: E402
+from craft.errors import InputError, Interrupted, first_line  # noqa: E402
+from craft.storage import write_json  # noqa: E402
 
 UNKNOWN_KEY = (ConfigAttributeError, ConfigKeyError)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 _received: list[int] = []
+_before: dict[int, Any] = {}  # the handlers that ours took the place of
+_worker = True  # a launcher's, until `start` says that this is the process that was started
+
+
+class Stopped(Exception):
+    """Interrupted, in a launcher's worker: an Exception, so that the other workers are not killed
+    while they write their checkpoints."""
 
 
 class Refused(BaseException):
@@ -45,23 +61,98 @@ def _receive(number: int, _frame: object) -> None:
             raise KeyboardInterrupt
         os.write(2, b"stopping after this step; Ctrl-C again stops at once\n")
     _received.append(number)
+    if not _worker and number != signal.SIGINT:  # a terminal sends its Ctrl-C to all by itself
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if any("popen_loky" in part for part in process.cmdline()):  # joblib's workers
+                    process.send_signal(signal.SIGTERM)
 
 
-def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap what `hydra.main` wraps: a user's error ends a run, or one job of a sweep, in a line."""
+def received() -> list[int]:
+    """The signals that have asked for a stop."""
+    return list(_received)
+
+
+def listen() -> None:
+    """Let SIGTERM, SIGUSR2 and SIGINT ask for a stop, also in a launcher's worker processes."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # a notebook or a test; signals are then somebody else's
+    for number in SIGNALS:
+        if (before := signal.signal(number, _receive)) is not _receive:
+            _before[number] = before
+
+
+def hand_over() -> None:
+    """After an interruption give the signal to submitit, if this is its job: it requeues and exits.
+
+    It does so on its own signal, SIGUSR2 (a time limit, or a preemption that is announced by it);
+    a SIGTERM alone is a cancellation, or a preemption after which Slurm requeues by itself."""
+    handler = _before.get(signal.SIGUSR2)
+    of_submitit = getattr(handler, "__module__", None) == "submitit.core.job_environment"
+    if callable(handler) and of_submitit and signal.SIGUSR2 in _received:
+        handler(signal.SIGUSR2, None)
+
+
+def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], float | None]:
+    """Wrap what `hydra.main` wraps: main returns a run's record, or None, and the job its score.
+
+    A user's error ends a run, or one job of a sweep, in a line. A sweep's jobs leave how they ended
+    in their folders, from which its last line is made."""
 
     @functools.wraps(main)
-    def wrapped(cfg: DictConfig) -> Any:
+    def wrapped(cfg: DictConfig) -> float | None:
+        listen()
         try:
-            return main(cfg)
+            if stopped():
+                raise Interrupted("stopped before the next run began; start again to go on")
+            made = main(cfg)
+            if made is not None:
+                _ended(made["status"], made["provenance"]["name"])
+            score = ((made or {}).get("result") or {}).get("score") or {}
+            return score["best"][score["headline"]] if score.get("best") else None
+        except Interrupted as interruption:
+            hand_over()
+            if _worker:
+                raise Stopped(str(interruption)) from interruption
+            raise
         except InputError as error:
             hydra = HydraConfig.get()
             if hydra.mode is not RunMode.MULTIRUN:
                 raise Refused(str(error)) from error
-            print(f"error in {hydra.job.override_dirname}: {error}", file=sys.stderr)
+            line = f"error in {hydra.job.override_dirname}: {error}"
+            print(without_secrets(line), file=sys.stderr)
+            _ended("refused", hydra.job.override_dirname)
+            raise
+        except Exception as error:
+            notes = getattr(error, "__notes__", [HydraConfig.get().job.override_dirname])
+            _ended("failed", f"{notes[-1]}: {type(error).__name__}: {first_line(error)}")
             raise
 
     return wrapped
+
+
+def _ended(status: str, name: str) -> None:
+    """Leave how a sweep's job ended in its folder."""
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        path = Path(HydraConfig.get().runtime.output_dir) / "ended.json"
+        write_json(path, {"status": status, "run": name})
+
+
+class LastLine(Callback):
+    """Hydra's callback that remembers where a sweep's jobs leave how they ended."""
+
+    sweep: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        LastLine.sweep = Path(config.hydra.sweep.dir)
+
+    @classmethod
+    def show(cls) -> None:
+        """Name what did not end well in a sweep, on stderr."""
+        paths = [] if cls.sweep is None else sorted(cls.sweep.glob("*/ended.json"))
+        ended = [json.loads(path.read_text()) for path in paths]
+        if bad := [f"{job['run']} ({job['status']})" for job in ended if job["status"] != "ok"]:
+            print(f"not ok: {len(bad)} of {len(ended)} runs: {'; '.join(bad)}", file=sys.stderr)
 
 
 def options(arguments: list[str], **defaults: str | None) -> dict[str, str | None]:
@@ -79,19 +170,34 @@ def options(arguments: list[str], **defaults: str | None) -> dict[str, str | Non
 
 
 def start(main: Callable[[], None]) -> None:
-    """Run a main function and leave with 0, 2 after a user's error, or 130 when stopped."""
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(number, _receive)
-    from craft.train import Interrupted
+    """Run a main function and leave with 0, 2 after a user's error, or 130 when stopped.
 
+    A run that diverged has done what it was asked: it leaves with 0, and a sweep's last line names
+    it. A sweep in which a run failed ends with 1."""
+    global _worker
+    _worker = False
+    sys.excepthook = _report
+    listen()
     try:
         main()
+        LastLine.show()
     except (InputError, Refused, HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
+        LastLine.show()
         sys.exit(2)
-    except (Interrupted, KeyboardInterrupt) as interruption:
+    except (Interrupted, Stopped, KeyboardInterrupt) as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        if LastLine.sweep is None:
+            raise
+        sys.excepthook(*sys.exc_info())
+        LastLine.show()
+        sys.exit(1)
+
+
+def _report(kind: Any, error: Any, trace: Any) -> None:
+    print(without_secrets("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr)
 
 
 def explain(error: BaseException) -> str:
@@ -114,4 +220,4 @@ def explain(error: BaseException) -> str:
                 f"config key {cause.full_key!r} is unknown; {section or 'the config'} has {names}"
                 f"{more if section == 'method.peft' else ''}"
             )
-    return " ".join(line.strip() for line in str(error).splitlines()[:3])
+    return without_secrets(" ".join(line.strip() for line in str(error).splitlines()[:3]))

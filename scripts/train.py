@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from entry import job, start, stopped
@@ -18,7 +19,12 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 @job
-def main(cfg: DictConfig) -> float | None:
+def main(cfg: DictConfig) -> dict[str, Any] | None:
+    return carry_out(cfg, shlex.join(["python", "scripts/train.py", *sys.argv[1:]]))
+
+
+def carry_out(cfg: DictConfig, command: str) -> dict[str, Any] | None:
+    """What a composed config asks for: a run, whose record it returns, or the use of an adapter."""
     from craft.config import check, with_task
 
     config = check(cfg)
@@ -34,13 +40,9 @@ def main(cfg: DictConfig) -> float | None:
             for path in predict_to_file(config):
                 print(path)
         return None
-    command = shlex.join(["python", "scripts/train.py", *sys.argv[1:]])
-
     from craft.run import run
 
-    made = run(config, command, stopped, say=print, donor=donor)
-    score = (made["result"] or {}).get("score") or {}
-    return score["best"][score["headline"]] if score.get("best") else None
+    return run(config, command, stopped, say=print, donor=donor)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,19 @@ with contextlib.suppress(ImportError):  # a machine that only borrows the tests 
     settings.load_profile("ci")  # the same examples every time, no deadline on a loaded machine
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", type=Path, help="write the table of injected faults to this file")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write results/faults.md, but only when every fault was survived."""
+    path = session.config.getoption("--faults")
+    if path is not None and exitstatus == 0:
+        from injected import table
+
+        path.write_text(table(), encoding="utf-8")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run."""
     missing = {}

@@ -36,6 +36,7 @@ def _state_of_the_process():
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    entry.LastLine.sweep = None
     root.level, root.handlers[:] = before
     entry._received.clear()
 
@@ -302,7 +303,7 @@ def test_sweep_finishes_the_rest_when_one_job_is_refused(bench, train, capsys):
     assert lines[-1].startswith("error: ")
 
 
-def test_sweep_finishes_the_rest_when_one_job_breaks(bench, train, monkeypatch):
+def test_sweep_finishes_the_rest_when_one_job_breaks(bench, train, monkeypatch, capsys):
     attempts = []
 
     def first_breaks(model, loop):
@@ -312,12 +313,22 @@ def test_sweep_finishes_the_rest_when_one_job_breaks(bench, train, monkeypatch):
         return fit(model, loop)
 
     monkeypatch.setattr(craft.run, "fit", first_breaks)
-    with pytest.raises(ZeroDivisionError):
-        train("-m", *bench.overrides("seed=0,1"))
+    assert train("-m", *bench.overrides("seed=0,1")) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    last = r"not ok: 1 of 2 runs: rte-craft-local-s0-\w+: ZeroDivisionError: a bug \(failed\)"
+    assert re.fullmatch(last, err.splitlines()[-1])
     assert sorted(made["status"] for made in records(bench)) == ["failed", "ok"]
     assert train("-m", *bench.overrides("seed=0,1")) == 0
     assert len(attempts) == 3
     assert [made["status"] for made in records(bench)] == ["ok", "ok"]
+
+
+def test_sweep_names_the_run_that_diverged(bench, train, capsys):
+    more = ["train.lr=1e-2,1e30", "train.epochs=1", "train.head_lr=${train.lr}", "train.warmup=0"]
+    assert train("-m", *bench.overrides(*more)) == 0
+    last = r"not ok: 1 of 2 runs: rte-craft-local-s0-\w+ \(diverged\)"
+    assert re.fullmatch(last, capsys.readouterr().err.splitlines()[-1])
 
 
 def test_interrupted_sweep_starts_no_other_job(bench, train, capsys, monkeypatch):

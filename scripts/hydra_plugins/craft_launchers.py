@@ -1,0 +1,49 @@
+"""Hydra's launchers of this project; Hydra finds them here, in its namespace of plugins."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
+from omegaconf import DictConfig
+
+
+class GpusLauncher(JoblibLauncher):
+    """joblib's launcher with one worker process a GPU, or several: each sees its GPU alone."""
+
+    def __init__(self, gpus: int | None, runs_per_gpu: int) -> None:
+        super().__init__()
+        self.gpus, self.runs_per_gpu = gpus, runs_per_gpu
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from gpus import launch_on_gpus
+
+        return launch_on_gpus(self, job_overrides, initial_job_idx)
+
+
+class SlurmLauncher(Launcher):
+    """Runs on Slurm through submitit, many to a job; `cluster.py` says how."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from cluster import Settings, launch_on_slurm
+
+        def compose(overrides: Sequence[str]) -> DictConfig:
+            found = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            del found["hydra"]
+            return found
+
+        return launch_on_slurm(Settings.of(self.settings), job_overrides, compose)

@@ -1,0 +1,124 @@
+"""SIGKILL at any moment: started again, a run ends with the unbroken run's result."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+from injected import injecting
+from tiny_bench import Bench
+
+import craft.outcome
+import craft.run
+import craft.storage
+import craft.train
+from craft import record, tucker
+from craft.tucker import use_cache
+
+PHASES = {  # module, name: a call of it in that phase, and how many calls a run makes
+    "at the start": (craft.run.models, "locate", 1),
+    "while it attaches": (craft.run, "prepare", 1),
+    "in the decomposition": (tucker, "decompose", 2),
+    "in mid-epoch": (craft.train, "_backward", 12),
+    "after an optimizer step": (craft.train, "_update", 12),
+    "while a checkpoint is written": (craft.train, "save_checkpoint", 14),
+    "in the evaluation": (craft.train, "predict", 4),
+    "while predictions are written": (craft.run, "write_predictions", 1),
+    "while adapters are saved": (craft.outcome, "_save_adapter", 2),
+    "while the record is written": (record, "write", 1),
+}
+MORE = ["train.epochs=4", "lease_seconds=1", "train.checkpoint_minutes=0"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_roberta, tiny_glue, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    made = Bench(tiny_roberta, tiny_glue, folder).run("train.epochs=4")
+    use_cache(None)
+    return made["result_sha256"]
+
+
+def kill_in(phase, dice):
+    """Let this process kill itself in a call of the phase: before it, after it, or while the file
+    that it writes is written."""
+    module, name, calls = PHASES[phase]
+    original, at = getattr(module, name), dice.randint(1, calls)
+    where = dice.choice(["before", "after", "in a write"])
+    count = []
+
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched(*arguments, **named):
+        count.append(1)
+        if len(count) == at:
+            if where == "before":
+                die()
+            if where == "in a write":
+                craft.storage.os.fsync = die
+        done = original(*arguments, **named)
+        if len(count) == at and where == "after":
+            die()
+        return done
+
+    setattr(module, name, watched)
+
+
+def start_and_die(bench, phase, dice):
+    """A run in a process of its own that is killed in a phase; whether it was."""
+    child = os.fork()
+    if child == 0:
+        try:
+            kill_in(phase, dice)
+            bench.run(*MORE)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def assert_it_ends_like_the_unbroken_run(seed, bench, unbroken):
+    dice = random.Random(seed)
+    killed = 0
+    for _ in range(dice.randint(1, 3)):
+        phase = list(PHASES)[(seed + killed) % len(PHASES)]
+        with injecting(f"SIGKILL {phase}", "since the last checkpoint"):
+            killed += start_and_die(bench, phase, dice)
+    made = bench.run(*MORE)
+    assert made["status"] == "ok" and made["result_sha256"] == unbroken
+    (folder,) = (bench.outputs / "runs").iterdir()
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"record.json", "predictions.safetensors", "attempts.json", "best", "last"}
+    assert json.loads((folder / "record.json").read_text()) == made
+    return killed
+
+
+@pytest.mark.parametrize("seed", [3, 4, 9])
+def test_killed_run_ends_with_the_unbroken_result(seed, bench, unbroken):
+    assert_it_ends_like_the_unbroken_run(seed, bench, unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10, 40))
+def test_thirty_rounds(seed, bench, unbroken):
+    assert_it_ends_like_the_unbroken_run(seed, bench, unbroken)
+
+
+@pytest.mark.slow
+def test_killed_by_the_clock(bench, unbroken):
+    """At ten moments that no code chooses."""
+    dice = random.Random(0)
+    for _ in range(10):
+        with injecting("SIGKILL at a moment of the clock's", "since the last checkpoint"):
+            child = os.fork()
+            if child == 0:
+                try:
+                    bench.run(*MORE)
+                finally:
+                    os._exit(0)
+            time.sleep(dice.random() * 2)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert bench.run(*MORE)["result_sha256"] == unbroken
