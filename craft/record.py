@@ -234,10 +234,13 @@ def make(
     }
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
-    """Seal a record with the checksum of all that it holds, and write it."""
-    record["sha256"] = _checksum(record)
-    write_json(path, record)
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    write_json(path, sealed(record))
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the checksum of all that it holds."""
+    return {**record, "sha256": _checksum(record)}
 
 
 def _checksum(record: Mapping[str, Any]) -> str:

@@ -71,7 +71,18 @@ def test_a_vertical_backbone_is_not_trained_itself(bench):
         bench.config(*VERTICAL, method="full")
 
 
-def test_a_tokenizer_of_another_model_is_refused(bench, tmp_path):
+class Shifted:
+    """A tokenizer whose ids are not the model's."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.pad_token_id = tokenizer, tokenizer.pad_token_id
+
+    def __call__(self, *texts, **options):
+        encoded = self.tokenizer(*texts, **options)
+        return {"input_ids": [[100_000 + i for i in ids] for ids in encoded["input_ids"]]}
+
+
+def test_a_tokenizer_of_another_model_is_refused(bench, tmp_path, monkeypatch):
     shutil.copytree(bench.model, tmp_path / "odd")
     config = RobertaConfig.from_pretrained(bench.model, vocab_size=50)
     RobertaForMaskedLM(config).save_pretrained(tmp_path / "odd")
@@ -80,8 +91,7 @@ def test_a_tokenizer_of_another_model_is_refused(bench, tmp_path):
         Bench(tmp_path / "odd", bench.glue, bench.outputs).run()
     assert not bench.files()
     bench.run()
-    adapter = bench.folder() / "best"
-    given = (f"adapter={adapter}", "mode=evaluate", f"model.path={tmp_path / 'odd'}")
-    warned = pytest.warns(UserWarning, match="trained for another backbone")
-    with warned, pytest.raises(InputError, match="embeddings"):
-        evaluate(bench.config(*given))
+    adapter, tokenizer = bench.folder() / "best", models.tokenizer_of
+    monkeypatch.setattr(models, "tokenizer_of", lambda backbone: Shifted(tokenizer(backbone)))
+    with pytest.raises(InputError, match="embeddings"):
+        evaluate(bench.config(f"adapter={adapter}", "mode=evaluate"))

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from tiny_bench import ROOT, TASKS, Bench, task_of
 
-from craft import models
+from craft import models, record
 from craft.errors import InputError
 from craft.glue import leaderboard, sources
 from craft.glue.leaderboard import FILES, HEADER, content, findings, packed
@@ -286,7 +286,7 @@ def test_record_older_than_a_setting_and_with_hidden_names_still_predicts(
     del config["train"]["tf32"]
     monkeypatch.setattr("getpass.getuser", lambda: runs.glue.parent.name)
     config["data"]["dir"] = str(runs.glue).replace(runs.glue.parent.name, "$USER")
-    (old / "record.json").write_text(json.dumps(made))
+    record.write(old / "record.json", made)
     monkeypatch.setattr(leaderboard, "FILES", tiny_table(["wnli"]))
     submit("wnli-*", f"runs={tmp_path / 'old'}", "out=old.zip", "epoch=last")
     assert len(tsv("old.zip", "WNLI")) == 6

@@ -52,6 +52,7 @@ def promote(
         clean = made | {"provenance": scrubbed(made["provenance"])}
         if name in dirty:
             clean["provenance"]["promoted"] = "from a checkout with changes, by --allow-dirty"
+        clean = record.sealed(clean)
         target = results / "runs" / f"{name}.json"
         predictions, kept = predictions_path(path), results / "predictions" / f"{name}.safetensors"
         small = predictions.is_file() and predictions.stat().st_size < LARGEST
