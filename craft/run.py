@@ -136,6 +136,7 @@ def _carry_out(
         raise
     attempts.end(made["status"])
     made["provenance"] |= attempts.spent()
+    made = record.sealed(made)
     record.write(folder.record, made)
     folder.finish()
     say(f"{folder.path.name}: {made['status']}, {_headline(made)}; {folder.record}")
