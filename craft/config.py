@@ -42,12 +42,14 @@ class TrainSettings:
     device: str
     threads: int
     checkpoint_minutes: float
+    save_adapter: bool
 
     def __post_init__(self) -> None:
         _one_of("train.precision", self.precision, ("fp32", "bf16", "fp16"))
         _one_of("train.batching", self.batching, ("packed", "padded"))
-        if not isinstance(self.tf32, bool):
-            raise InputError(f"train.tf32 must be true or false, not {self.tf32!r}")
+        for name in ("tf32", "save_adapter"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"train.{name} must be true or false, not {getattr(self, name)!r}")
         for name in (
             "epochs",
             "batch_size",

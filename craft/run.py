@@ -21,6 +21,7 @@ from craft.glue import sources
 from craft.glue.batches import encode
 from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
+from craft.sharing import share
 from craft.start import Start, finished_run, start_from
 from craft.storage import write_json
 from craft.tracking import tracker
@@ -54,6 +55,8 @@ def run(
     done = folder.read()
     if done is not None and done["status"] == "ok":
         say(f"{folder.path.name}: done already ({_headline(done)}); its record is {folder.record}")
+        if config.train.save_adapter:
+            say(f"{folder.path.name}: adapter and model card in {share(folder, done)}")
         return done
 
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -103,6 +106,8 @@ def run(
     record.write(folder.record, made)
     folder.checkpoint.unlink(missing_ok=True)
     say(f"{folder.path.name}: {made['status']}, {_headline(made)}; {folder.record}")
+    if config.train.save_adapter and made["status"] == "ok":
+        say(f"{folder.path.name}: adapter and model card in {share(folder, made)}")
     return made
 
 
