@@ -44,11 +44,12 @@ class TrainSettings:
     device: str
     threads: int
     checkpoint_minutes: float
+    save_adapter: bool
 
     def __post_init__(self) -> None:
         _one_of("train.precision", self.precision, ("fp32", "bf16", "fp16"))
         _one_of("train.batching", self.batching, ("packed", "padded"))
-        for name in ("tf32", "auto_accumulate"):
+        for name in ("tf32", "auto_accumulate", "save_adapter"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"train.{name} must be true or false, not {getattr(self, name)!r}")
         for name in (

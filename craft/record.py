@@ -69,6 +69,7 @@ INCIDENTAL = (
     "method.label",
     "method.facts",
     "train.checkpoint_minutes",
+    "train.save_adapter",
     "task",  # its other facts show in the data's digest
     "model",
     "data",  # their content's digests are the identity, not where they lie

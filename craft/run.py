@@ -23,6 +23,7 @@ from craft.lease import Held, Lease, hold
 from craft.optimization import frozen_casts
 from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
+from craft.sharing import share
 from craft.start import Start, finished_run, start_from
 from craft.tracking import tracker
 from craft.train import Loop, Seeds, fit
@@ -63,6 +64,8 @@ def run(
                 )
     folder.finish()
     say(f"{folder.path.name}: done already ({_headline(done)}); its record is {folder.record}")
+    if config.train.save_adapter:
+        say(f"{folder.path.name}: adapter and model card in {share(folder, done)}")
     return done
 
 
@@ -140,6 +143,8 @@ def _carry_out(
     record.write(folder.record, made)
     folder.finish()
     say(f"{folder.path.name}: {made['status']}, {_headline(made)}; {folder.record}")
+    if config.train.save_adapter and made["status"] == "ok":
+        say(f"{folder.path.name}: adapter and model card in {share(folder, made)}")
     return made
 
 

@@ -17,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from craft.config import flatten
 from craft.record import OUTCOME
 
-# How a run was computed, not what was: these tell rows apart only where a seed would stand twice
-# in a cell.
+# How a run was computed or kept, not what was: these tell rows apart only where a seed would stand
+# twice in a cell.
 COMPUTATION = (
     "train.device",
     "train.threads",
@@ -27,6 +27,7 @@ COMPUTATION = (
     "train.batching",
     "train.accumulate",
     "train.eval_batch_size",
+    "train.save_adapter",
 )
 NOT_A_SETTING = ("seed", "start_from", "start_from.id", "task.name", "task.headline")
 UNKNOWN = object()
