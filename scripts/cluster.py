@@ -64,6 +64,11 @@ class Settings:
                     f"hydra.launcher.{name} must be a whole number of at least 1, "
                     f"not {plain[name]!r}"
                 )
+        if not 0 < plain["signal_delay_s"] <= 30 * plain["timeout_min"]:
+            raise InputError(
+                f"hydra.launcher.signal_delay_s {plain['signal_delay_s']} must be at most half of "
+                f"the time limit, {30 * plain['timeout_min']} s"
+            )
         return cls(**plain)
 
 
