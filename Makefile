@@ -84,8 +84,9 @@ sweep-cancel: $(STAMP) ## cancel the jobs of the newest sweep on Slurm, or of SW
 promote: $(STAMP) ## copy clean run records into results/: RUNS="outputs/runs/<run> ..." (seconds)
 	$(PY) scripts/promote.py $(RUNS)
 
-bench: $(STAMP) ## speed and memory of a training step (minutes)
-	$(PY) scripts/bench.py
+bench: $(STAMP) ## speed and memory beside what one would take instead; BENCH="trainer ..." GLUE_DIR TOKENIZER (30 min on 2 idle cores)
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=PASSIVE $(PY) scripts/bench.py $(BENCH) \
+		$(if $(GLUE_DIR),"glue_dir=$(GLUE_DIR)") $(if $(TOKENIZER),"tokenizer=$(TOKENIZER)")
 
 doctor: $(STAMP) ## what this machine has and lacks: GPU, weights, GLUE (seconds)
 	$(PY) scripts/doctor.py

@@ -7,6 +7,7 @@ Importing this package registers its tuners with peft, which is needed before on
 is loaded.
 """
 
+from craft.export import save_as_lora
 from craft.tucker import use_cache
 from craft.tuners import (
     BitFitConfig,
@@ -19,6 +20,8 @@ from craft.tuners import (
     LoraXsModel,
     LotrConfig,
     LotrModel,
+    SuperLoraConfig,
+    SuperLoraModel,
 )
 
 __all__ = [
@@ -32,5 +35,8 @@ __all__ = [
     "LoraXsModel",
     "LotrConfig",
     "LotrModel",
+    "SuperLoraConfig",
+    "SuperLoraModel",
+    "save_as_lora",
     "use_cache",
 ]

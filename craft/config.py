@@ -89,6 +89,7 @@ class RunConfig:
     adapter: Path | None
     predict: Mapping[str, Any]
     outputs: Path
+    store: Path | None
     lease_seconds: float
     task: Task
     train: TrainSettings
@@ -150,6 +151,7 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
         adapter=adapter,
         predict=values["predict"],
         outputs=Path(values["outputs"]),
+        store=None if values["store"] is None else Path(values["store"]),
         lease_seconds=float(values["lease_seconds"]),
         task=task,
         train=TrainSettings(**train),

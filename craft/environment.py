@@ -80,16 +80,33 @@ def anonymous(content: Any) -> Any:
         return [anonymous(value) for value in content]
     if not isinstance(content, str):
         return content
+    content = without_secrets(content)
+    for variable, name in _names().items():
+        part = rf"(?<=/){re.escape(name)}(?![^/\s\"'])"  # a whole part of a path
+        content = re.sub(part, lambda _, v=variable: v, content)
+    return content
+
+
+def of_this_machine(content: Any) -> Any:
+    """The inverse of `anonymous`, for content that was made here."""
+    if isinstance(content, dict):
+        return {key: of_this_machine(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [of_this_machine(value) for value in content]
+    if isinstance(content, str):
+        for variable, name in _names().items():
+            content = content.replace(f"/{variable}", f"/{name}")
+    return content
+
+
+def _names() -> dict[str, str]:
+    """The user's and the machine's names, where they have any."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         user = ""
-    content = without_secrets(content)
-    for variable, name in (("$USER", user), ("$HOSTNAME", platform.node())):
-        if name:
-            part = rf"(?<=/){re.escape(name)}(?![^/\s\"'])"  # a whole part of a path
-            content = re.sub(part, lambda _, v=variable: v, content)
-    return content
+    names = {"$USER": user, "$HOSTNAME": platform.node()}
+    return {variable: name for variable, name in names.items() if name}
 
 
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)(_|$)")  # in the name of an environment variable

@@ -4,7 +4,7 @@ attached by peft."""
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from craft.errors import InputError, first_line
+from craft.glue.batches import Tokens
 from craft.glue.tasks import Task
 from craft.storage import sha256
 from craft.targets import peft_config_class
@@ -91,6 +92,24 @@ def tokenizer_of(backbone: Backbone) -> Any:
         return AutoTokenizer.from_pretrained(backbone.folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{backbone.folder}: the tokenizer: {first_line(error)}") from error
+
+
+def check_vocabulary(model: nn.Module, tokens: Iterable[Tokens]) -> None:
+    """InputError where the tokenizer gives ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    largest = max(int(split.ids.max()) for split in tokens)
+    if largest >= rows:
+        raise InputError(
+            f"the tokenizer gives ids up to {largest}, but the model has {rows} embeddings: "
+            "they do not belong together"
+        )
+
+
+def tokenizer_digest(backbone: Backbone) -> str:
+    """A digest of all small files beside the weights, the tokenizer's among them."""
+    patterns = ("*.json", "*.txt", "*.model")
+    files = {file for pattern in patterns for file in backbone.folder.glob(pattern)}
+    return sha256(repr([(f.name, sha256(f.read_bytes())) for f in sorted(files)]).encode())
 
 
 def heads(model: nn.Module) -> list[str]:

@@ -1,6 +1,9 @@
 """What a step is made of: schedule, loss, optimizer and precision."""
 
+import contextlib
+import functools
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +11,7 @@ from torch.nn import functional
 
 from craft.config import TrainSettings
 from craft.models import trained
+from craft.tuners.group import Casts
 
 
 def learning_rate(peak: float, step: int, warmup: int, total: int) -> float:
@@ -53,3 +57,34 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ada
 def autocast(settings: TrainSettings) -> torch.autocast:
     dtype = torch.float16 if settings.precision == "fp16" else torch.bfloat16
     return torch.autocast(settings.device, dtype=dtype, enabled=settings.precision != "fp32")
+
+
+@contextlib.contextmanager
+def frozen_casts(model: nn.Module) -> Iterator[None]:
+    """Within it, autocast's casts of the frozen weights of Linears are made once, not at every use;
+    the same bits.
+
+    Weights stay as they are for all who read them (DoRA's norms, saving): only a Linear's own
+    product takes the cast. What trains is left to autocast, which casts it once a forward."""
+    casts = Casts()
+    linears = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+    for linear in linears:
+        linear.forward = functools.partial(_product, linear, casts)
+    try:
+        yield
+    finally:
+        for linear in linears:
+            del linear.forward
+
+
+def _product(linear: nn.Linear, casts: Casts, x: Tensor) -> Tensor:
+    def cast(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or tensor.requires_grad or tensor.dtype != torch.float32:
+            return tensor
+        return casts.of(tensor, x.device, torch.get_autocast_dtype(x.device.type))
+
+    # read at each call: BitFit puts another bias in place for one
+    weight, bias = linear.weight, linear.bias
+    if torch.is_autocast_enabled(x.device.type):
+        weight, bias = cast(weight), cast(bias)
+    return functional.linear(x, weight, bias)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from craft.glue.batches import encode
 from craft.glue.metrics import predictions_of, score
 from craft.glue.sources import read_columns
 from craft.glue.tasks import Split, Task
+from craft.optimization import frozen_casts
 from craft.outcome import ORIGIN
 from craft.storage import read_json, write_text
 from craft.targets import refuse_targets
@@ -72,28 +73,26 @@ def check_adapter(folder: Path, model: str, digest: str) -> None:
             )
 
 
-def _logits(config: RunConfig, splits: dict[str, Split]) -> dict[str, np.ndarray]:
-    backbone = models.locate(config.model)
+def logits_of(
+    config: RunConfig, backbone: models.Backbone, splits: dict[str, Split]
+) -> dict[str, np.ndarray]:
+    """Logits (rows, outputs) of the saved adapter on each split."""
     tokenizer = models.tokenizer_of(backbone)
     model = load_adapter(config, backbone)
     position, pad = models.first_position(model), tokenizer.pad_token_id
-    return {
-        name: predict(
-            model,
-            encode(split, config.task, tokenizer, config.train.max_length),
-            config.train,
-            position,
-            pad,
-        )
-        for name, split in splits.items()
-    }
+    length = config.train.max_length
+    tokens = {n: encode(s, config.task, tokenizer, length) for n, s in splits.items()}
+    models.check_vocabulary(model, tokens.values())
+    with frozen_casts(model):
+        return {n: predict(model, t, config.train, position, pad) for n, t in tokens.items()}
 
 
 def evaluate(config: RunConfig) -> dict[str, float]:
     """Every metric of the task on its dev splits."""
     data = sources.load(config.task, config.data, config.task.dev)
     labels: dict[str, Any] = {name: split.labels for name, split in data.splits.items()}
-    return score(config.task, _logits(config, data.splits), labels)
+    logits = logits_of(config, models.locate(config.model), data.splits)
+    return score(config.task, logits, labels)
 
 
 def predict_to_file(config: RunConfig) -> list[Path]:
@@ -109,7 +108,7 @@ def predict_to_file(config: RunConfig) -> list[Path]:
         splits = {"input": read_columns(config.task, Path(config.predict["input"]))}
     output = Path(config.predict["output"])
     written = []
-    for name, logits in _logits(config, splits).items():
+    for name, logits in logits_of(config, models.locate(config.model), splits).items():
         path = output if len(splits) == 1 else output.with_stem(f"{output.stem}_{name}")
         write_text(path, _lines(config.task, splits[name], logits))
         written.append(path)

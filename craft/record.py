@@ -5,8 +5,9 @@ import contextlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ INCIDENTAL = (
     "adapter",
     "predict",
     "outputs",
+    "store",
     "lease_seconds",
     "logger",
     "recipe",
@@ -258,6 +260,20 @@ def read(path: Path) -> dict[str, Any]:
     if record.get("sha256", (whole := _checksum(record))) != whole:
         raise InputError(f"{path}: the record does not match its checksum")
     return record
+
+
+def named(runs: Path, patterns: Sequence[str]) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Name -> path and record of the runs in outputs/runs whose names match a pattern, by name.
+
+    InputError names a pattern that matches nothing, and a record that is damaged."""
+    paths = {path.parent.name: path for path in sorted(runs.glob("*/record.json"))}
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for pattern in patterns:
+        names = [name for name in paths if fnmatchcase(name, pattern)]
+        if not names:
+            raise InputError(f"{pattern!r} is the name of no run in {runs}")
+        found |= {name: (paths[name], read(paths[name])) for name in names}
+    return dict(sorted(found.items()))
 
 
 def read_all(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -18,8 +18,9 @@ from craft.attempts import Attempts
 from craft.config import RunConfig
 from craft.errors import InputError, Interrupted
 from craft.glue import sources
-from craft.glue.batches import encode
+from craft.glue.token_cache import TokenCache
 from craft.lease import Held, Lease, hold
+from craft.optimization import frozen_casts
 from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
 from craft.start import Start, finished_run, start_from
@@ -81,7 +82,6 @@ def _carry_out(
     run_id = record.digest(kept)
     folder.tidy()
     attempts = Attempts(folder.attempts, lease.silent_since)
-    tucker.use_cache(config.outputs / "cache" / "tucker")
     provenance: dict[str, Any] = {
         "name": folder.path.name,
         "command": command,
@@ -164,8 +164,9 @@ def _train(
     """The result of a run, and what more is known of how it came about."""
     seeds = Seeds.of(config.seed)
     tokenizer = models.tokenizer_of(backbone)
+    cache = caches(config, data.digest, models.tokenizer_digest(backbone))
     tokens = {
-        n: encode(s, config.task, tokenizer, config.train.max_length)
+        n: cache.encode(s, config.task, tokenizer, config.train.max_length)
         for n, s in data.splits.items()
     }
     labels = {name: data.splits[name].labels for name in config.task.dev}
@@ -188,6 +189,7 @@ def _train(
             clock = time.perf_counter()
             model = prepare(config, backbone, seeds)
             attach_seconds = time.perf_counter() - clock
+            models.check_vocabulary(model, tokens.values())
             started_from = None if start is None else start_from(model, start)
             parameters = count_parameters(config, model)
             loop = Loop(
@@ -206,7 +208,8 @@ def _train(
                 stop=stop,
             )
             try:
-                fitted = fit(model, loop)
+                with frozen_casts(model):
+                    fitted = fit(model, loop)
                 break
             except Exception as error:
                 if not memory.is_out_of_memory(error):
@@ -260,6 +263,15 @@ def _train(
     }
     log.finish(record.make(run_id, fitted.status, result, more))
     return result, more
+
+
+def caches(config: RunConfig, data: str, tokenizer: str) -> TokenCache:
+    """Let this process's tuners use the caches of a run's decompositions, and return that of its
+    tokens: in `outputs`, and read in `store`, too."""
+    shared = () if config.store is None else (config.store / "cache",)
+    own = config.outputs / "cache"
+    tucker.use_cache(own / "tucker", [place / "tucker" for place in shared])
+    return TokenCache(own / "tokens", data, tokenizer, tuple(p / "tokens" for p in shared))
 
 
 def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftModel:

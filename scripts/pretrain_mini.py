@@ -450,8 +450,11 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
 
     checkpoint = given.work / "checkpoint.safetensors"
     progress = {"step": 0, "seconds": 0.0, "sequences": given.sequences, "depth": given.depths[0]}
+    progress["hardware"] = []
     if checkpoint.exists():
         progress = read_progress(checkpoint)
+    here = hardware(device, processes, given.threads)
+    stretches = list(dict.fromkeys([*progress["hardware"], here]))
     model, optimizer = make(progress["depth"])
     if checkpoint.exists():
         load_checkpoint(checkpoint, model, optimizer)
@@ -507,9 +510,8 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
             and step > 0
         ):
             facts = {"step": step, "seconds": seconds, "sequences": given.sequences}
-            save_checkpoint(
-                checkpoint, model, optimizer, {**facts, "depth": model.config.num_hidden_layers}
-            )
+            facts |= {"depth": model.config.num_hidden_layers, "hardware": stretches}
+            save_checkpoint(checkpoint, model, optimizer, facts)
             saved = time.perf_counter()
         if stop:
             sys.exit(f"pretrain_mini: stopped at step {step}; start again to go on")
@@ -547,7 +549,7 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
             recent.zero_()
 
     if rank == 0:
-        finish(given, model, sequences, device, step, seconds, processes)
+        finish(given, model, sequences, device, step, seconds, processes, stretches)
     if processes > 1:
         dist.destroy_process_group()
 
@@ -560,6 +562,7 @@ def finish(
     step: int,
     seconds: float,
     processes: int,
+    stretches: list[str],
 ) -> None:
     """Write the model as fp16 safetensors and what is known of its training; the loss is that of
     the written weights."""
@@ -589,7 +592,7 @@ def finish(
         "gradient norm clipped at 1",
         "precision": "bf16 autocast, float32 weights; saved in fp16",
         "seed": given.seed,
-        "hardware": hardware(device, processes, given.threads),
+        "hardware": ", then ".join(stretches),
         "torch": torch.__version__.split("+")[0],
         "training_seconds": round(seconds),
         "tokens_per_second": round(tokens / seconds),

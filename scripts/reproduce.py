@@ -9,6 +9,7 @@ Runs that are done are skipped: after an interruption the same command goes on.
 """
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from craft.errors import InputError, Interrupted
+from craft.storage import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -125,9 +127,11 @@ def plan(grids: list[Sweep]) -> list[Planned]:
     return planned
 
 
-def calibrate(sweep: Sweep) -> tuple[str, float]:
+def calibrate(sweep: Sweep, outputs: Path) -> tuple[str, float]:
     """The faster precision of this machine and its tokens a second in one worker, on the first run
-    of a sweep."""
+    of a sweep.
+
+    The precision is part of a run's identity, so what was found faster at the first start stays."""
     from craft import models, suite
     from craft.config import check
     from craft.glue import sources
@@ -142,9 +146,11 @@ def calibrate(sweep: Sweep) -> tuple[str, float]:
         models.tokenizer_of(models.locate(config.model)),
         config.train.max_length,
     )
-    rate = suite.calibrate(
-        config, tokens, ("bf16",) if config.train.device == "cuda" else ("bf16", "fp32")
-    )
+    path, device = outputs / "precision.json", config.train.device
+    chosen = json.loads(path.read_text()) if path.is_file() else {}
+    either = ("bf16",) if device == "cuda" else ("bf16", "fp32")
+    rate = suite.calibrate(config, tokens, (chosen[device],) if device in chosen else either)
+    write_json(path, chosen | {device: rate.precision})
     return rate.precision, rate.tokens_per_second
 
 
@@ -225,7 +231,7 @@ def main() -> None:
     if on_slurm:
         submit(grids, given)
         return
-    precision, rate = calibrate(grids[0])
+    precision, rate = calibrate(grids[0], Path(str(given["outputs"])))
     shared = [f"train.precision={precision}", "logger=none", f"outputs={given['outputs']}"]
     grids = [Sweep([*sweep.fixed, *shared], sweep.grid) for sweep in grids]
     planned = plan(grids)

@@ -1,12 +1,16 @@
 """What a run can make of its backbone: random weights as a baseline, a vertical one."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from tiny_bench import Bench
+from transformers import RobertaConfig, RobertaForMaskedLM
 
 from craft import models
 from craft.errors import InputError
+from craft.predict import evaluate
 from craft.vertical import make_vertical
 
 VERTICAL = ("model.vertical.rank=3", "model.vertical.compound=2")
@@ -65,3 +69,19 @@ def test_impossible_settings_are_refused(override, message, bench):
 def test_a_vertical_backbone_is_not_trained_itself(bench):
     with pytest.raises(InputError, match="trains the backbone's own weights"):
         bench.config(*VERTICAL, method="full")
+
+
+def test_a_tokenizer_of_another_model_is_refused(bench, tmp_path):
+    shutil.copytree(bench.model, tmp_path / "odd")
+    config = RobertaConfig.from_pretrained(bench.model, vocab_size=50)
+    RobertaForMaskedLM(config).save_pretrained(tmp_path / "odd")
+    message = r"the tokenizer gives ids up to \d+, but the model has 50 embeddings"
+    with pytest.raises(InputError, match=message):
+        Bench(tmp_path / "odd", bench.glue, bench.outputs).run()
+    assert not bench.files()
+    bench.run()
+    adapter = bench.folder() / "best"
+    given = (f"adapter={adapter}", "mode=evaluate", f"model.path={tmp_path / 'odd'}")
+    warned = pytest.warns(UserWarning, match="trained for another backbone")
+    with warned, pytest.raises(InputError, match="embeddings"):
+        evaluate(bench.config(*given))

@@ -67,6 +67,25 @@ def test_gram_matrices_are_those_of_the_unfoldings():
         torch.testing.assert_close(gram, unfolding @ unfolding.T)
 
 
+@pytest.mark.parametrize("shape", [(2, 700, 30), (2, 30, 513), (1, 512, 40)])
+def test_half_products_are_the_whole_gram_matrix(shape):
+    """Blocks that do not divide the size, and a size that is one block."""
+    slices = list(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    _, rows, columns = gram_matrices(slices)
+    wide = [matrix.double() for matrix in slices]
+    torch.testing.assert_close(rows, sum(m @ m.T for m in wide), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(columns, sum(m.T @ m for m in wide), rtol=1e-12, atol=1e-12)
+    for gram in (rows, columns):
+        if len(gram) > 512:
+            assert torch.equal(gram[:256, 256:], gram[256:, :256].T)
+        else:
+            whole = torch.zeros_like(gram)
+            for m in wide:
+                m = m if len(m) == len(gram) else m.T
+                whole.addmm_(m, m.T)
+            assert torch.equal(gram, whole)
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9)),

@@ -36,21 +36,29 @@ class Tokens:
 
 def encode(split: Split, task: Task, tokenizer: Any, max_length: int) -> Tokens:
     """Tokenise a split, single sentences or pairs, cut at `max_length` tokens (the longer text
-    first)."""
-    uncut = tokenizer(*split.texts, truncation=False, verbose=False)["input_ids"]
-    cut = sum(len(ids) > max_length for ids in uncut)
-    encoded = tokenizer(*split.texts, truncation=True, max_length=max_length)
-    offsets = np.cumsum([0, *(len(ids) for ids in encoded["input_ids"])])
-    types = encoded.get("token_type_ids")
+    first).
+
+    Only the rows that are too long are tokenised a second time, to cut them."""
+    encoded = tokenizer(*split.texts, truncation=False, verbose=False)
+    ids, types = encoded["input_ids"], encoded.get("token_type_ids")
+    long = [row for row, found in enumerate(ids) if len(found) > max_length]
+    if long:
+        texts = ([column[row] for row in long] for column in split.texts)
+        shorter = tokenizer(*texts, truncation=True, max_length=max_length)
+        for number, row in enumerate(long):
+            ids[row] = shorter["input_ids"][number]
+            if types is not None:
+                types[row] = shorter["token_type_ids"][number]
+    offsets = np.cumsum([0, *(len(found) for found in ids)])
     labels = split.labels
     return Tokens(
-        ids=np.concatenate([np.asarray(ids, np.int32) for ids in encoded["input_ids"]]),
+        ids=np.concatenate([np.asarray(found, np.int32) for found in ids]),
         types=None if types is None else np.concatenate([np.asarray(t, np.int32) for t in types]),
         offsets=offsets,
         labels=None
         if labels is None
         else np.asarray(labels, np.float32 if task.regression else np.int64),
-        cut=cut,
+        cut=len(long),
     )
 
 

@@ -87,7 +87,10 @@ def _from_hub(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> L
 def _from_generator(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:
     from craft.glue import mini
 
-    made = mini.load(task.name, source["seed"])
+    try:
+        made = mini.load(task.name, source["seed"])
+    except ValueError as error:
+        raise InputError(f"mini-GLUE: {error}") from error
     return {s: _from_columns(task, s, made[s], f"mini/{task.name}/{s}") for s in splits}, {}
 
 

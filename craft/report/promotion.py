@@ -4,7 +4,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,7 +35,7 @@ def promote(
     InputError, before anything is copied, names a pattern that matches nothing, a run that is not
     ok, one from a checkout with changes (unless allowed; its record then says so), and one whose
     predictions are not its own."""
-    chosen = _chosen(source, patterns)
+    chosen = record.named(source, patterns)
     bad = [name for name, (_, made) in chosen.items() if made["status"] != "ok"]
     if bad:
         raise InputError(f"not ok: {', '.join(bad)}")
@@ -69,17 +68,6 @@ def promote(
         record.write(target, clean)
         done.copied.append(name)
     return done
-
-
-def _chosen(source: Path, patterns: Sequence[str]) -> dict[str, tuple[Path, dict[str, Any]]]:
-    paths = {p.parent.name: p for p in sorted(source.glob("*/record.json"))}
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for pattern in patterns:
-        names = [name for name in paths if fnmatchcase(name, pattern)]
-        if not names:
-            raise InputError(f"{pattern!r} is the name of no run in {source}")
-        found |= {name: (paths[name], record.read(paths[name])) for name in names}
-    return dict(sorted(found.items()))
 
 
 def _dirty(made: dict[str, Any]) -> bool:

@@ -96,7 +96,7 @@ def _short_names(keys: list[tuple[str, tuple[int, ...]]]) -> list[str]:
 class _Made:
     """The M_l of one group in one forward, and what tells whether they still serve."""
 
-    matrices: Tensor
+    matrices: tuple[Tensor, ...]
     with_graph: bool
     sources: list[tuple[Tensor, int]]  # the trained tensors they were made from, with versions
     served: set[int]  # the layers that have asked
@@ -124,28 +124,40 @@ class SmallMatrices:
         return SmallMatrices, ()
 
     def of_layer(
-        self, tuner: SandwichModel, adapter: str, group: Group, index: int, device: torch.device
+        self,
+        tuner: SandwichModel,
+        adapter: str,
+        group: Group,
+        index: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> Tensor:
-        key, graph = (adapter, group.name, device), torch.is_grad_enabled()
+        key, graph = (adapter, group.name, device, dtype), torch.is_grad_enabled()
         in_backward = torch._C._current_graph_task_id() != -1
         made = self.made.get(key)
         if made is None or made.with_graph != graph or not (in_backward or made.serves(index)):
-            matrices = self._make(tuner, adapter, group, device)
+            stack = self._make(tuner, adapter, group, device, dtype)
             if in_backward:
-                return matrices[index]
+                return stack[index]
             sources = [(t, _version(t)) for t in tuner.trained_tensors(adapter, group)]
-            made = self.made[key] = _Made(matrices, graph, sources, served := set())
-            if matrices.requires_grad:
-                matrices.register_hook(lambda _gradient: self._forget(key, served))
+            # one unbind, whose backward is one stack; an index for each layer would fill as many
+            made = self.made[key] = _Made(stack.unbind(), graph, sources, served := set())
+            if stack.requires_grad:
+                stack.register_hook(lambda _gradient: self._forget(key, served))
         made.served.add(index)
         return made.matrices[index]
 
     def _make(
-        self, tuner: SandwichModel, adapter: str, group: Group, device: torch.device
+        self,
+        tuner: SandwichModel,
+        adapter: str,
+        group: Group,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> Tensor:
         identity = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
         with torch.autocast(device.type, enabled=False), identity:
-            return tuner.small_matrices(adapter, group).to(device)
+            return tuner.small_matrices(adapter, group).to(device, dtype)
 
     def _forget(self, key: tuple, served: set[int]) -> None:
         """Backward has gone through these matrices: their graph is used up."""

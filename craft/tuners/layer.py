@@ -54,7 +54,7 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
         if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(x.device.type)
         u, v = tuner.outer_matrices(adapter, group, index)
-        small = tuner.small.of_layer(tuner, adapter, group, index, x.device).to(dtype)
+        small = tuner.small.of_layer(tuner, adapter, group, index, x.device, dtype)
         u, v = tuner.cast(u, x.device, dtype), tuner.cast(v, x.device, dtype)
         return ((x.to(dtype) @ v) @ small.T) @ u.T
 

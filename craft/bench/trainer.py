@@ -1,0 +1,173 @@
+"""A run end to end beside Hugging Face's Trainer with peft LoRA, from texts to dev scores.
+
+Tokenising, one epoch of training and evaluation are timed, loading the backbone is not. Both sides
+have the same texts, cut at 128 tokens, the same encoder, batch size, optimizer and dropout."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
+
+from craft import models
+from craft.bench.measure import Figure, Findings, clock_of, interleaved, ratio
+from craft.bench.subjects import Setup
+from craft.config import RunConfig
+from craft.glue.batches import encode
+from craft.glue.metrics import score
+from craft.glue.tasks import Split, Task
+from craft.optimization import frozen_casts
+from craft.run import prepare
+from craft.train import Loop, Seeds, fit
+
+LENGTH = 128
+SPEEDUP = {  # (task, precision) -> how many times faster than padding to 128
+    ("cola", "bf16"): 8.0,
+    ("sst2", "bf16"): 6.0,
+    ("stsb", "bf16"): 3.5,
+    ("mrpc", "bf16"): 2.4,
+    ("rte", "bf16"): 1.9,
+    ("cola", "fp32"): 7.0,
+    ("rte", "fp32"): 1.5,
+}
+FLATTENING = (
+    "transformers' flattening collator was not run: it is made for causal language models (one "
+    "label a token), and a stock classifier reads the first token of its only row"
+)
+
+
+def bench(
+    setup: Setup, precisions: Sequence[str] = ("bf16", "fp32"), more: Sequence[str] = ()
+) -> Findings:
+    """Every task in bf16, CoLA and RTE in fp32, too; `more` overrides our side's config."""
+    disable_progress_bar()
+    figures: list[Figure] = []
+    facts: dict[str, Any] = {}
+    dynamic = []
+    for precision in precisions:
+        for task in setup.tasks:
+            if precision == "fp32" and task not in ("cola", "rte"):
+                continue
+            work, lengths = _work(setup, task, precision, more)
+            times = interleaved(work, setup.rounds, clock_of(setup.device, setup.threads))
+            name, goal = f"{task} {precision}", SPEEDUP.get((task, precision))
+            against = f"{name}: Trainer padded to {LENGTH} / ours"
+            limit = {} if goal is None or setup.shape != "base" else {"least": goal}
+            figures.append(ratio(f"{against} (lora)", times, "padded", "lora", **limit))
+            figures.append(ratio(f"{against} (craft)", times, "padded", "craft", **limit))
+            if "dynamic" in times:
+                found = ratio(f"{name}: Trainer padded to the longest / ours (lora)", times,
+                              "dynamic", "lora")  # fmt: skip
+                figures.append(found)
+                dynamic.append(found.value)
+            facts[name] = {"seconds": times, "mean_length": lengths}
+    if dynamic:
+        mean = math.exp(float(np.mean(np.log(dynamic))))
+        limit = {"least": 1.8} if setup.shape == "base" else {}
+        figures.append(Figure("bf16: padded to the longest / ours, geometric mean", mean, **limit))
+    return Findings(figures, facts, noisy=0.15, remarks=(FLATTENING,))
+
+
+def _work(
+    setup: Setup, task: str, precision: str, more: Sequence[str]
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
+    """What is timed of one task, and the mean lengths of its texts in tokens."""
+    given = [f"train.precision={precision}", *more]
+    config = setup.config(task, "lora", *given)
+    splits = setup.texts(config)
+    work = {
+        "padded": _peer(config, splits, padded=True),
+        "lora": _ours(config, splits),
+        "craft": _ours(setup.config(task, "craft", *given), splits),
+    }
+    if precision == "bf16":
+        work["dynamic"] = _peer(config, splits, padded=False)
+    tokenizer = models.tokenizer_of(models.locate(config.model))
+    tokens = {n: encode(s, config.task, tokenizer, 512) for n, s in splits.items()}
+    return work, {name: float(t.lengths.mean()) for name, t in tokens.items()}
+
+
+def _ours(config: RunConfig, splits: dict[str, Split]) -> Callable[[], Any]:
+    backbone = models.locate(config.model)
+    model = prepare(config, backbone, Seeds.of(0))
+    tokenizer = models.tokenizer_of(backbone)
+    task, position = config.task, models.first_position(model)
+
+    def scored(logits: dict[str, np.ndarray]) -> dict[str, float]:
+        return _scores(task, logits["dev"], splits["dev"].labels)
+
+    def work() -> None:
+        tokens = {n: encode(s, task, tokenizer, LENGTH) for n, s in splits.items()}
+        loop = Loop(
+            train=tokens["train"], dev={"dev": tokens["dev"]}, score=scored,
+            headline=task.headline, regression=task.regression, settings=config.train,
+            seeds=Seeds.of(0), first_position=position, pad=tokenizer.pad_token_id,
+            checkpoint=config.outputs / "none", identity="bench",
+            observe=lambda progress, total, running: None, stop=lambda: False,
+        )  # fmt: skip
+        with frozen_casts(model):
+            fit(model, loop)
+
+    return work
+
+
+def _peer(config: RunConfig, splits: dict[str, Split], padded: bool) -> Callable[[], Any]:
+    """What `run_glue.py` does, with LoRA: padded to 128, or to the longest of each batch."""
+    task, settings = config.task, config.train
+    folder = config.model["path"]
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=task.outputs)
+    lora = LoraConfig(task_type="SEQ_CLS", r=8, target_modules=["query", "value"])
+    model = get_peft_model(model, lora)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    arguments = TrainingArguments(
+        output_dir=str(config.outputs / "trainer"), num_train_epochs=1,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.eval_batch_size, learning_rate=settings.lr,
+        bf16=settings.precision == "bf16", use_cpu=settings.device == "cpu",
+        dataloader_pin_memory=settings.device != "cpu", eval_strategy="epoch",
+        save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, seed=0,
+    )  # fmt: skip
+
+    def tokenised(split: Split) -> Dataset:
+        columns = dict(zip(task.columns, split.texts, strict=True))
+        padding = {"padding": "max_length"} if padded else {}
+
+        def encode_rows(rows: dict[str, list]) -> Any:
+            texts = (rows[column] for column in task.columns)
+            return tokenizer(*texts, truncation=True, max_length=LENGTH, **padding)
+
+        dataset = Dataset.from_dict({**columns, "label": split.labels})
+        return dataset.map(encode_rows, batched=True)
+
+    def scored(prediction: Any) -> dict[str, float]:
+        return _scores(task, prediction.predictions, prediction.label_ids.tolist())
+
+    def work() -> None:
+        trainer = Trainer(
+            model=model, args=arguments, train_dataset=tokenised(splits["train"]),
+            eval_dataset=tokenised(splits["dev"]), compute_metrics=scored,
+            data_collator=default_data_collator if padded else DataCollatorWithPadding(tokenizer),
+        )  # fmt: skip
+        trainer.train()
+
+    return work
+
+
+def _scores(task: Task, logits: np.ndarray, labels: Any) -> dict[str, float]:
+    """The task's metrics on its first dev split."""
+    name = task.dev[0]
+    return score(replace(task, dev=(name,)), {name: logits}, {name: labels})

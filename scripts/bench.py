@@ -1,0 +1,109 @@
+"""Speed and memory side by side with what a user would take instead.
+
+    python scripts/bench.py [trainer] [methods] [padding] [hosvd] [startup] [cuda] [plan]
+    [glue_dir=FOLDER] [tokenizer=FOLDER] [shape=base] [tasks=cola,rte] [rows=256] [dev_rows=64]
+    [rounds=3] [threads=2] [llama=true] [out=results/bench]
+
+Without names: all of them, `cuda` where there is a card. Each prints a table and writes
+`<out>/<name>.json`. For RoBERTa's own token lengths give real GLUE files and its tokenizer.
+"""
+
+import importlib
+import os
+import sys
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from entry import options, start
+
+from craft.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ("trainer", "methods", "padding", "hosvd", "startup", "cuda", "plan")
+# rounds of each: a step is short and its ratios are near 1, a run end to end is long
+ROUNDS = {"trainer": 3, "methods": 9, "hosvd": 3, "startup": 5, "cuda": 9}
+SHAPE = {"hosvd": "large"}
+
+
+def main() -> None:
+    import torch
+    from transformers.utils import logging
+
+    from craft.bench.subjects import Setup, folder
+
+    names = [argument for argument in sys.argv[1:] if "=" not in argument]
+    for name in names:
+        if name not in NAMES:
+            raise InputError(f"bench {name!r} is not one of {', '.join(NAMES)}")
+    given = options(
+        [argument for argument in sys.argv[1:] if "=" in argument], glue_dir=None,
+        tokenizer=str(ROOT / "results" / "models" / "roberta-mini"), shape=None,
+        tasks="cola,sst2,stsb,mrpc,rte", rows="256", dev_rows="64", rounds=None,
+        threads=str(os.cpu_count()), llama="true", out=str(ROOT / "results" / "bench"),
+    )  # fmt: skip
+    warnings.simplefilter("ignore", FutureWarning)  # of calls inside peft
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(whole(given, "threads"))
+    with folder() as temporary:
+        setup = Setup(
+            configs=ROOT / "configs", folder=temporary, tokenizer=Path(str(given["tokenizer"])),
+            glue_dir=given["glue_dir"], shape="base", tasks=tuple(str(given["tasks"]).split(",")),
+            rows=whole(given, "rows"), dev_rows=whole(given, "dev_rows"), rounds=1,
+            threads=whole(given, "threads"), device=device, llama=given["llama"] == "true",
+        )  # fmt: skip
+        for name in names or NAMES:
+            rounds = whole(given, "rounds") if given["rounds"] else ROUNDS.get(name, 1)
+            shape = given["shape"] or SHAPE.get(name, "base")
+            run(name, replace(setup, rounds=rounds, shape=shape), Path(str(given["out"])))
+
+
+def run(name: str, setup: Any, out: Path) -> None:
+    """One bench: its table on the terminal, its file in `out`."""
+    import torch
+
+    from craft.bench.measure import table
+    from craft.environment import anonymous, hardware, versions
+    from craft.storage import write_json
+
+    print(f"\n{name}")
+    if name == "cuda" and setup.device != "cuda":
+        print("not run: torch sees no CUDA device")
+        return
+    bench = importlib.import_module(f"craft.bench.{name}").bench
+    found = bench(setup, measured=out) if name == "plan" else bench(setup)
+    print(table(found))
+    remarks = list(found.remarks)
+    if setup.glue_dir is None and name in ("trainer", "padding", "cuda"):
+        remarks.append("texts are the generated mini-GLUE, not GLUE (glue_dir=FOLDER)")
+    if found.noise() > found.noisy:
+        remarks.append(
+            f"WARNING: too noisy to tell; repeats scatter by {found.noise():.0%}, more than "
+            f"{found.noisy:.0%}. Run it on an idle machine, or with more rounds"
+        )
+    print("\n".join(remarks))
+    content = {
+        "bench": name,
+        "machine": hardware(torch.device(setup.device)) | {"threads": setup.threads},
+        "versions": versions(),
+        "rounds": setup.rounds,
+        "scatter": found.noise(),
+        "figures": [asdict(f) | {"met": f.met} for f in found.figures],
+        "remarks": remarks,
+        "facts": found.facts,
+    }
+    write_json(out / f"{name}.json", anonymous(content))
+
+
+def whole(given: dict[str, str | None], name: str) -> int:
+    value = str(given[name])
+    if not value.isdecimal() or int(value) < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return int(value)
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,170 @@
+# ruff: noqa: E501 - the text of the page keeps its own lines
+"""Write the embedded model's card from what is on record: its pre-training, and the runs that show
+what it learnt.
+
+python scripts/model_card.py             results/models/roberta-mini/README.md
+python scripts/model_card.py --check     fail where the card is not what the records say
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+from entry import start
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "results" / "models" / "roberta-mini"
+LEARNT = OmegaConf.load(ROOT / "configs" / "experiment" / "learnt.yaml")
+
+CARD = """\
+---
+language: en
+license: cc-by-sa-4.0
+library_name: transformers
+pipeline_tag: fill-mask
+---
+
+# roberta-mini
+
+A small RoBERTa that makes `make reproduce-glue` run for real on any machine: as deep as RoBERTa-base, so
+that ranks across layers mean the same, at a quarter of its width. It is a test bed. It knows far less
+English than any published encoder; take one of those for anything but trying methods out.
+
+| | |
+|---|---|
+| architecture | RoBERTa, {layers} layers, hidden {hidden}, {heads} heads, feed-forward {feed_forward}, {positions} positions |
+| vocabulary | {vocabulary:,} tokens, byte-level BPE trained on the same corpus |
+| parameters | {parameters:,}, stored in fp16 ({megabytes:.1f} MB) |
+| held-out masked-LM loss | **{held_out_loss:.3f}**, perplexity **{held_out_perplexity:.1f}**, on {held_out_sequences:,} sequences of {sequence_length} tokens that were not trained on |
+
+## Pre-training
+
+Masked language modelling with dynamic masking on packed text, by `scripts/pretrain_mini.py`:
+
+| | |
+|---|---|
+| corpus | {corpus}: English text under CC BY-SA, {corpus_tokens:,} tokens (SHA-256 `{corpus_sha256:.16}`...) |
+| seen | {tokens:,} tokens in {steps:,} steps of {sequences_per_step} sequences of {sequence_length} tokens |
+| masking | {masking:.0%} of positions; of these 80 % become `<mask>`, 10 % a random token |
+| optimizer | {optimizer} |
+| learning rate | {learning_rate:g}; {schedule} |
+| depth | progressive stacking: {stages} |
+| start | keys equal to queries, sinusoidal position embeddings, both trained; standard deviation 0.05 |
+| precision | {precision} |
+| hardware | {hardware}; torch {torch}; {hours:.1f} h, {tokens_per_second:,} tokens/s on average{utilisation} |
+
+The same command with a larger budget replaces the model; this card is remade by `scripts/model_card.py`:
+
+    make pretrain-mini CORPUS=<file or folder> MINUTES=<budget>
+
+## What it learnt
+
+Full fine-tuning on real GLUE from these weights and from random ones of the same architecture, same
+recipe and seeds, {steps_each} steps of 32 examples (`python scripts/train.py -m experiment=learnt
+data=local data.dir=GLUE`); best epoch on dev, mean and standard deviation over n seeds, times 100:
+
+{evidence}
+
+## Licence
+
+The weights are derived from text under the Creative Commons Attribution-ShareAlike licence (CC BY-SA);
+they, the vocabulary and the merges are offered under CC BY-SA 4.0. The code that made them is under
+this repository's Apache-2.0 licence.
+"""
+
+
+def evidence(runs: pd.DataFrame) -> str:
+    """A Markdown table: pre-trained and random weights, their difference in deviations."""
+    from craft.report.scores import METRIC_NAMES, NAMES
+
+    lines = ["| task | metric | pre-trained | random weights | difference | in sd | n |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    for task in LEARNT.hydra.sweeper.params.task.split(","):
+        ours = runs[(runs["task"] == task)]
+        trained, drawn = ours[~ours["random"]]["best"] * 100, ours[ours["random"]]["best"] * 100
+        if trained.empty or drawn.empty:
+            lines.append(f"| {NAMES[task]} | - | no record | no record | - | - | 0 |")
+            continue
+        difference, sd = trained.mean() - drawn.mean(), max(trained.std(), drawn.std())
+        metric = METRIC_NAMES.get(ours["headline"].iloc[0], ours["headline"].iloc[0])
+        lines.append(
+            f"| {NAMES[task]} | {metric} | {trained.mean():.1f} ± {trained.std():.1f} | "
+            f"{drawn.mean():.1f} ± {drawn.std():.1f} | {difference:+.1f} | {difference / sd:.1f} | "
+            f"{len(trained)}, {len(drawn)} |"
+        )
+    return "\n".join([*lines, "", "`in sd`: over the larger of the two standard deviations."])
+
+
+def learnt(folder: Path) -> pd.DataFrame:
+    """The records of experiment=learnt for the weights that are in place: task, random, best."""
+    from craft.models import locate
+    from craft.record import read_all
+
+    digest = locate({"path": MODEL, "repository": None, "revision": None}).digest
+    rows = []
+    for _, made in read_all(folder):
+        if made["status"] != "ok" or made["result"]["config"]["model.digest"] != digest:
+            continue
+        config, score = made["provenance"]["config"], made["result"]["score"]
+        same = config["train"]["max_steps"] == LEARNT.train.max_steps
+        source = made["provenance"]["data"]["source"]["source"]
+        if config["method"].get("train_backbone") and source != "mini" and same:
+            best = score["best"][score["headline"]]
+            random = bool(config["model"]["random"])
+            rows.append((config["task"]["name"], random, score["headline"], best))
+    return pd.DataFrame(rows, columns=["task", "random", "headline", "best"])
+
+
+def card(folder: Path) -> str:
+    """The whole card; what it says of the model is read from its own files."""
+    facts = json.loads((MODEL / "pretraining.json").read_text())
+    config = json.loads((MODEL / "config.json").read_text())
+    from safetensors import safe_open
+
+    with safe_open(MODEL / "model.safetensors", "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    parameters = sum(int(pd.Series(shape).prod()) for shape in shapes)
+    shares = zip(facts["depths"], facts["budget_shares"], strict=True)
+    stages = ", then ".join(f"{depth} layers for {share:.0%}" for depth, share in shares)
+    share = facts.get("model_flops_utilisation")
+    return CARD.format(
+        **facts | {"corpus": ", ".join(f"`{name}`" for name in facts["corpus"])},
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        feed_forward=config["intermediate_size"],
+        positions=config["max_position_embeddings"] - 2,
+        vocabulary=config["vocab_size"],
+        parameters=parameters,
+        megabytes=(MODEL / "model.safetensors").stat().st_size / 1e6,
+        stages=f"{stages} of the budget",
+        hours=facts["training_seconds"] / 3600,
+        utilisation="" if share is None else f", {share:.0%} of the peak of its matrix units",
+        steps_each=LEARNT.train.max_steps,
+        evidence=evidence(learnt(folder)),
+    )
+
+
+def main() -> None:
+    from craft.errors import InputError
+    from craft.storage import write_text
+
+    if odd := [a for a in sys.argv[1:] if a != "--check"]:
+        raise InputError(f"{odd[0]!r} is not --check, the only option")
+    for name in ("pretraining.json", "config.json", "model.safetensors"):
+        if not (MODEL / name).is_file():
+            raise InputError(f"{MODEL / name} is not there; make it by `make pretrain-mini`")
+    path, text = MODEL / "README.md", card(ROOT / "results" / "runs")
+    if "--check" in sys.argv:
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            print(f"{path} is not what the records say; run scripts/model_card.py", file=sys.stderr)
+            sys.exit(1)
+        return
+    write_text(path, text)
+    print(path)
+
+
+if __name__ == "__main__":
+    start(main)

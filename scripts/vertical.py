@@ -1,0 +1,152 @@
+# ruff: noqa: E501 - the text of the page keeps its own lines
+"""What a vertical backbone keeps: held-out masked-LM loss and a task's score against parameters.
+
+python scripts/train.py -m experiment=vertical           the task's runs, promoted to results/runs
+python scripts/vertical.py --corpus CORPUS               docs/vertical.md and results/vertical.json
+
+CORPUS is the one that the embedded model was pre-trained on; its last sequences were held out."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pretrain_mini
+import torch
+from entry import start
+from omegaconf import OmegaConf
+from transformers import RobertaForMaskedLM, RobertaTokenizerFast
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "results" / "models" / "roberta-mini"
+GRID = OmegaConf.load(ROOT / "configs" / "experiment" / "vertical.yaml").hydra.sweeper.params
+
+PAGE = """\
+# Vertical LoRA on the embedded model
+
+Vertical LoRA (arXiv 2406.09315) writes a layer's weights as an earlier layer's plus an increment B A of rank r:
+`model.vertical.rank=r`. Layers come in compounds of {compound}; the first of each keeps its weights. The paper trains such a
+model from its first step; here a pre-trained one is cut down to it by a truncated singular value decomposition of the
+differences, without any further pre-training. `previous` adds to the layer before (the paper's text), `first` to the
+compound's first layer (the authors' code).
+
+The page is made by `scripts/vertical.py` from `results/vertical.json` and the records in `results/runs`. Parameters are
+the backbone's own; the error is the mean of ||W' - W|| / ||W|| over the weights that became increments; the loss is
+masked language modelling on {sequences:,} held-out sequences of the pre-training corpus; scores are {metric} on
+**{task} of mini-GLUE (synthetic, not GLUE)**, best epoch, mean and standard deviation over n seeds, times 100.
+
+{table}
+"""
+
+
+def losses(corpus: Path, work: Path) -> dict[str, Any]:
+    """Parameters, error and held-out loss of the model as it is and of every vertical one."""
+    from craft.models import locate
+    from craft.vertical import make_vertical
+
+    tokens = work / "tokens.uint16"
+    if not tokens.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        tokenizer = RobertaTokenizerFast.from_pretrained(MODEL)
+        pretrain_mini.encode(pretrain_mini.corpus_files(corpus), tokenizer, tokens)
+    rows = pretrain_mini.Sequences(tokens, seed=0).held_out()
+
+    def loss(model: RobertaForMaskedLM) -> float:
+        found = pretrain_mini.held_out_loss(model, rows, torch.device("cpu"))
+        return round(found, 4)
+
+    def fresh() -> RobertaForMaskedLM:
+        return RobertaForMaskedLM.from_pretrained(MODEL, dtype=torch.float32)
+
+    digest = locate({"path": MODEL, "repository": None, "revision": None}).digest
+    found: list[dict[str, Any]] = []
+    for reference in GRID["model.vertical.reference"].split(","):
+        for rank in map(int, GRID["model.vertical.rank"].split(",")):
+            model = fresh()
+            made = make_vertical(model, rank, reference)
+            errors = list(made.errors.values())
+            if not found:
+                size = {"parameters": made.parameters_before, "error": 0.0}
+                found.append({"reference": None, "rank": None, **size, "loss": loss(fresh())})
+            size = {
+                "parameters": made.parameters_after,
+                "error": round(sum(errors) / len(errors), 4),
+            }
+            found.append({"reference": reference, "rank": rank, **size, "loss": loss(model)})
+            print(found[-1], flush=True)
+    return {"model_digest": digest, "held_out_sequences": len(rows), "backbones": found}
+
+
+def scores(folder: Path, digest: str, task: str) -> tuple[pd.DataFrame, str]:
+    """The task's best scores in the records of these weights, by backbone and method."""
+    from craft.record import read_all
+    from craft.report.scores import METRIC_NAMES
+
+    rows, headline = [], "-"
+    for _, made in read_all(folder):
+        provenance, result = made["provenance"], made["result"]
+        if made["status"] != "ok" or result["config"]["model.digest"] != digest:
+            continue
+        config = provenance["config"]
+        mini = config["data"]["source"] == "mini" and config["task"]["name"] == task
+        label = config["method"]["label"]
+        if mini and label in ("CRAFT", "LoRA") and not config["model"]["random"]:
+            vertical, score = config["model"]["vertical"], result["score"]
+            headline = METRIC_NAMES[score["headline"]]
+            reference = vertical["reference"] if vertical["rank"] else None
+            best = 100 * score["best"][score["headline"]]
+            rows.append((reference, vertical["rank"], label, best))
+    return pd.DataFrame(rows, columns=["reference", "rank", "method", "best"]), headline
+
+
+def page(facts: dict[str, Any], folder: Path) -> str:
+    task = GRID.task
+    found, metric = scores(folder, facts["model_digest"], task)
+    lines = ["| backbone | parameters | error | held-out loss | CRAFT | LoRA |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    for made in facts["backbones"]:
+        cells = []
+        for method in ("CRAFT", "LoRA"):
+            here = found[(found["method"] == method)]
+            same = here["rank"].isna() if made["rank"] is None else here["rank"] == made["rank"]
+            ours = here[same & (here["reference"].isin([made["reference"]]))]["best"]
+            text = "no record" if ours.empty else f"{ours.mean():.1f}"
+            text += f" ± {ours.std():.1f}" if len(ours) > 1 else ""
+            cells.append(text if ours.empty else f"{text} ({len(ours)})")
+        name = (
+            "as pre-trained" if made["rank"] is None else f"{made['reference']}, r={made['rank']}"
+        )
+        size = f"{made['parameters']:,} | {made['error']:.3f} | {made['loss']:.3f}"
+        lines.append(f"| {name} | {size} | {' | '.join(cells)} |")
+    return PAGE.format(
+        compound=4,
+        sequences=facts["held_out_sequences"],
+        metric=metric,
+        task=task.upper(),
+        table="\n".join(lines),
+    )
+
+
+def main() -> None:
+    from craft.errors import InputError
+    from craft.storage import write_json, write_text
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", type=Path, help="to measure the losses anew")
+    parser.add_argument("--work", type=Path, default=Path("outputs/pretrain_mini"))
+    given = parser.parse_args()
+    path = ROOT / "results" / "vertical.json"
+    if given.corpus is not None:
+        write_json(path, losses(given.corpus, given.work))
+    if not path.is_file():
+        raise InputError(f"{path} is not there; give --corpus to measure the losses")
+    text = page(json.loads(path.read_text()), ROOT / "results" / "runs")
+    write_text(ROOT / "docs" / "vertical.md", text)
+    print(ROOT / "docs" / "vertical.md")
+
+
+if __name__ == "__main__":
+    start(main)

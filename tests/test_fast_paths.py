@@ -1,0 +1,248 @@
+"""What is fast computes what its slow twin computes."""
+
+import copy
+import dataclasses
+import multiprocessing
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from test_batches import batches_of, prepared, texts, tokenizer_of, tokens_of
+from tiny_bench import task_of
+
+from craft.bench.methods import launches
+from craft.glue import sources
+from craft.glue.batches import Tokens
+from craft.glue.tasks import Split
+from craft.glue.token_cache import TokenCache
+from craft.optimization import frozen_casts, loss_of
+
+METHODS = ("craft", "lora", "dora", "bitfit", "full", "adapter_pfeiffer")
+
+
+# --- casts of frozen weights
+
+
+def logits_and_gradients(model, batch):
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(**batch.inputs).logits
+    loss_of(logits, batch.labels, False, len(batch.rows)).backward()
+    found = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    model.zero_grad()
+    return logits.detach(), found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_casts_made_once_change_no_bit(method, bench):
+    """Dropout on, twice, so that the second step has the casts of the first."""
+    model = prepared(bench, method=method).train()
+    (batch, *_) = batches_of(bench, tokens_of(bench), True)
+    logits, gradients = logits_and_gradients(model, batch)
+    with frozen_casts(model):
+        for _ in range(2):
+            ours, found = logits_and_gradients(model, batch)
+            assert torch.equal(ours, logits)
+            assert found.keys() == gradients.keys()
+            assert all(torch.equal(found[n], value) for n, value in gradients.items())
+
+
+def casts_of_weights(model, batch):
+    """The shapes that are cast in a forward and backward, of matrices that do not train."""
+    seen = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in frozen:
+                seen.append(tuple(args[0].shape))
+            return func(*args, **(kwargs or {}))
+
+    frozen = {p.data_ptr() for p in model.parameters() if not p.requires_grad}
+    with Watch():
+        logits_and_gradients(model, batch)
+    return seen
+
+
+def test_frozen_weights_are_cast_in_the_first_step_alone(bench):
+    model = prepared(bench, method="lora").train()
+    (batch, *_) = batches_of(bench, tokens_of(bench), True)
+    every_step = casts_of_weights(model, batch)
+    assert len(every_step) == 2 * 2 * 6  # layers, weight and bias, projections and feed-forward
+    with frozen_casts(model):
+        assert sorted(casts_of_weights(model, batch)) == sorted(every_step)
+        assert casts_of_weights(model, batch) == []
+    assert casts_of_weights(model, batch) == every_step
+
+
+def test_casts_leave_weights_and_results_in_float32_alone(bench):
+    model = prepared(bench)
+    weights = copy.deepcopy(model.state_dict())
+    (batch, *_) = batches_of(bench, tokens_of(bench), True)
+    logits = model(**batch.inputs).logits
+    with frozen_casts(model):
+        assert torch.equal(model(**batch.inputs).logits, logits)
+        logits_and_gradients(model, batch)
+    state = model.state_dict()
+    assert state.keys() == weights.keys()
+    assert all(torch.equal(state[name], value) for name, value in weights.items())
+    assert all("forward" not in vars(m) for m in model.modules() if type(m) is torch.nn.Linear)
+
+
+def test_weight_that_changes_in_place_is_cast_again(bench):
+    model = prepared(bench)
+    (batch, *_) = batches_of(bench, tokens_of(bench), True)
+    with frozen_casts(model):
+        logits_and_gradients(model, batch)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+        changed, _ = logits_and_gradients(model, batch)
+    expected, _ = logits_and_gradients(model, batch)
+    assert torch.equal(changed, expected)
+
+
+# --- small matrices
+
+
+def small_matrix_launches(layers):
+    from peft import get_peft_model
+    from transformers import RobertaConfig, RobertaModel
+
+    from craft import CraftConfig
+
+    config = RobertaConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=48, max_position_embeddings=40,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = get_peft_model(RobertaModel(config), CraftConfig(ranks=(layers, 8, 8)))
+    found = [m for m in model.modules() if type(m).__name__ == "SandwichLayer"]
+    assert len(found) == 2 * layers
+    ones = torch.ones(8, 8, dtype=torch.bfloat16)
+
+    def work():
+        made = []
+        for layer in found:
+            tuner, group, index = layer.places["default"]
+            at = (torch.device("cpu"), torch.bfloat16)
+            made.append(tuner.small.of_layer(tuner, "default", group, index, *at))
+        torch.autograd.backward(made, [ones] * len(made))
+        model.zero_grad()
+
+    return launches(work)
+
+
+def test_small_matrices_take_as_many_launches_for_many_layers_as_for_few():
+    assert small_matrix_launches(2) == small_matrix_launches(5) < 60
+
+
+# --- tokens
+
+
+LONG = texts("good", "good " * 20, "so " * 9, "a " * 40)
+
+
+def same(ours: Tokens, theirs: Tokens) -> None:
+    for field in dataclasses.fields(Tokens):
+        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        assert type(mine) is type(other), field.name
+        if isinstance(other, np.ndarray):
+            assert mine.dtype == other.dtype and np.array_equal(mine, other), field.name
+        else:
+            assert mine == other, field.name
+
+
+def encoded_twice(split, task, tokenizer, max_length):
+    """Every row cut by the tokenizer itself, as `encode` does with those that are too long."""
+    whole = tokenizer(*split.texts, truncation=False, verbose=False)["input_ids"]
+    found = tokenizer(*split.texts, truncation=True, max_length=max_length)
+    types = found.get("token_type_ids")
+    return Tokens(
+        ids=np.concatenate([np.asarray(ids, np.int32) for ids in found["input_ids"]]),
+        types=None if types is None else np.concatenate([np.asarray(t, np.int32) for t in types]),
+        offsets=np.cumsum([0, *map(len, found["input_ids"])]),
+        labels=np.asarray(split.labels, np.float32 if task.regression else np.int64),
+        cut=sum(len(ids) > max_length for ids in whole),
+    )
+
+
+@pytest.mark.parametrize("model", ["tiny_roberta", "tiny_bert"])
+@pytest.mark.parametrize("length", [7, 12, 60])
+def test_tokens_are_those_of_a_tokenizer_that_cuts_every_row(model, length, request, bench):
+    bench.model = request.getfixturevalue(model)
+    pairs = Split("train", (LONG.texts[0], ["the film is so good " * 3] * 4), [0] * 4, [*range(4)])
+    for split, task in ((LONG, "sst2"), (pairs, "rte")):
+        expected = encoded_twice(split, task_of(task), tokenizer_of(bench), length)
+        same(tokens_of(bench, task, split, length), expected)
+
+
+@pytest.mark.parametrize("model", ["tiny_roberta", "tiny_bert"])
+@pytest.mark.parametrize("task", ["rte", "stsb"])
+def test_cached_tokens_are_the_tokenizers(model, task, request, bench, tmp_path, monkeypatch):
+    bench.model = request.getfixturevalue(model)
+    data = bench.config(task=task).data
+    splits = sources.load(task_of(task), data, ("train", *task_of(task).test)).splits
+    for split in splits.values():  # the test split has no labels
+        expected = tokens_of(bench, task, split)
+        for attempt in range(2):
+            if attempt:  # nothing is tokenised the second time
+                monkeypatch.setattr("craft.glue.token_cache.encode", None)
+            cache = TokenCache(tmp_path, "data", "tokenizer")
+            same(cache.encode(split, task_of(task), tokenizer_of(bench), 32), expected)
+        monkeypatch.undo()
+
+
+def test_token_cache_is_keyed_by_data_tokenizer_split_and_length(bench, tmp_path):
+    tokenizer, task = tokenizer_of(bench), task_of("sst2")
+    other = dataclasses.replace(LONG, name="validation")
+    made = [("d", "t", LONG, 10), ("e", "t", LONG, 10), ("d", "u", LONG, 10), ("d", "t", other, 10)]
+    for number, (data, digest, split, length) in enumerate([*made, ("d", "t", LONG, 11)], 1):
+        TokenCache(tmp_path, data, digest).encode(split, task, tokenizer, length)
+        assert len(list(tmp_path.iterdir())) == number
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
+def test_damaged_tokens_are_made_again(damage, bench, tmp_path):
+    cache, tokenizer = TokenCache(tmp_path, "d", "t"), tokenizer_of(bench)
+    whole = cache.encode(LONG, task_of("sst2"), tokenizer, 10)
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[-9] ^= 1
+    path.write_bytes({"truncated": content[:-50], "flipped": content, "emptied": b""}[damage])
+    with pytest.warns(UserWarning, match="tokenising again"):
+        same(cache.encode(LONG, task_of("sst2"), tokenizer, 10), whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.encode(LONG, task_of("sst2"), tokenizer, 10)
+
+
+def _fill(folder, tokenizer, start):
+    time.sleep(max(0.0, start - time.time()))
+    for length in range(6, 14):
+        TokenCache(folder, "d", "t").encode(LONG, task_of("sst2"), tokenizer, length)
+
+
+def test_several_processes_fill_one_token_cache(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    context, tokenizer = multiprocessing.get_context("fork"), tokenizer_of(bench)
+    given = (tmp_path, tokenizer, time.time() + 0.3)
+    workers = [context.Process(target=_fill, args=given) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _fill(tmp_path, tokenizer, 0)
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_run_tokenises_once(bench, monkeypatch):
+    first = bench.run()
+    monkeypatch.setattr("craft.glue.token_cache.encode", None)
+    second = bench.run("seed=1")
+    assert first["provenance"]["tokens"] == second["provenance"]["tokens"]

@@ -1,0 +1,157 @@
+"""`make reproduce-glue`: what it finds, chooses and plans, and that it survives being stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_bench import ROOT
+
+from craft.errors import InputError
+from craft.suite import Findings, choose, find
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import reproduce  # noqa: E402
+
+MINI = ROOT / "results" / "models" / "roberta-mini" / "model.safetensors"
+BOTH = {"roberta_base": "base", "roberta_large": "large"}
+NEITHER = dict.fromkeys(BOTH)
+OPTIONS = {"methods": None, "tasks": None, "seeds": None}
+
+
+def findings(gpu=None, weights=NEITHER, glue=None):
+    return Findings(gpu, 2, weights, glue)
+
+
+# --- what is chosen
+
+
+@pytest.mark.parametrize(
+    "found, wanted, suite",
+    [
+        (findings(), None, "mini"),
+        (findings(weights=BOTH, glue="hub"), None, "mini"),  # no GPU: hours
+        (findings("a GPU", BOTH, "hub"), None, "paper"),
+        (findings("a GPU"), "mini", "mini"),
+        (findings(weights=BOTH, glue="glue"), "paper", "paper"),
+        (findings(glue="glue"), "small", "small"),
+    ],
+)
+def test_suite_follows_from_what_is_there(found, wanted, suite):
+    assert choose(found, wanted)[0] == suite
+
+
+@pytest.mark.parametrize(
+    "found, wanted, message",
+    [
+        (findings("a GPU"), None, r"a GPU is here, but missing: .*GLUE_DIR=.*SUITE=mini"),
+        (findings("a GPU", BOTH), None, r"missing: GLUE \(GLUE_DIR=FOLDER\); or take SUITE=mini"),
+        (findings(glue="hub"), "paper", r"missing roberta_base weights \(MODEL_DIR=FOLDER\)"),
+        (findings(glue="hub"), "small", r"missing GLUE \(GLUE_DIR=FOLDER\)"),
+        (findings(), "large", r"SUITE 'large' is not one of mini, small, paper"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_said_in_one_line(found, wanted, message):
+    with pytest.raises(InputError, match=message) as refused:
+        choose(found, wanted)
+    assert "\n" not in str(refused.value)
+
+
+def test_folders_that_lack_what_they_should_hold_are_refused(tmp_path):
+    with pytest.raises(InputError, match="there is no roberta-base/config.json in"):
+        find(str(tmp_path), None, hub_answers=False)
+    with pytest.raises(InputError, match="there is neither CoLA/ nor cola/ in"):
+        find(None, str(tmp_path), hub_answers=False)
+
+
+def test_folders_that_were_given_are_found(tmp_path):
+    (tmp_path / "CoLA").mkdir()
+    for name in ("roberta-base", "roberta-large"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    found = find(str(tmp_path), str(tmp_path), hub_answers=True)
+    assert found.glue == str(tmp_path)
+    assert found.weights["roberta_large"] == str(tmp_path / "roberta-large")
+
+
+# --- what is planned
+
+
+def test_mini_suite_is_the_grid_of_its_experiment():
+    (sweep,) = reproduce.sweeps("mini", OPTIONS, findings())
+    assert len(sweep.runs()) == 7 * 9 and sweep.fixed == ["experiment=mini"]
+    asked = {**OPTIONS, "methods": "craft", "tasks": "rte,wnli", "seeds": "3,4"}
+    (sweep,) = reproduce.sweeps("mini", asked, findings())
+    assert [run[1:] for run in sweep.runs()] == [
+        ["method=craft", f"task={task}", f"seed={seed}"]
+        for task in ("rte", "wnli")
+        for seed in (3, 4)
+    ]
+
+
+def test_paper_suite_is_craft_on_both_models_and_the_rows_that_are_added():
+    found = findings("a GPU", BOTH, "glue")
+    base, large = reproduce.sweeps("paper", {**OPTIONS, "methods": "lora"}, found)
+    assert base.grid["row"] == ["base_craft", "base_lora"] and len(base.grid["task"]) == 8
+    assert large.grid["row"] == ["large_craft", "large_lora"]
+    assert "data.dir=glue" in base.fixed and "model.path=base" in base.fixed
+
+
+def test_planned_run_is_the_one_that_is_made(bench):
+    overrides = bench.overrides()
+    (planned,) = reproduce.plan([reproduce.Sweep(overrides, {"seed": ["0"]})])
+    assert not planned.done()
+    made = bench.run("seed=0")
+    assert planned.done() and planned.folder.path == bench.folder()
+    assert planned.tokens == made["result"]["tokens"]
+
+
+def test_precision_found_faster_at_the_first_start_stays(bench):
+    sweep = reproduce.Sweep(bench.overrides(), {"seed": ["0"]})
+    precision, rate = reproduce.calibrate(sweep, bench.outputs)
+    assert precision in ("bf16", "fp32") and rate > 0
+    other = {"bf16": "fp32", "fp32": "bf16"}[precision]
+    (bench.outputs / "precision.json").write_text(json.dumps({"cpu": other}))
+    assert reproduce.calibrate(sweep, bench.outputs)[0] == other
+
+
+# --- the command
+
+
+def command(outputs, *options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.Popen(
+        [sys.executable, "scripts/reproduce.py", f"outputs={outputs}", *options], cwd=ROOT,
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_unknown_option_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "suit=mini"])
+    with pytest.raises(InputError, match="'suit=mini' is not one of suite=, methods=, tasks="):
+        reproduce.main()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MINI.is_file(), reason="no weights in results/models/roberta-mini")
+def test_embedded_suite_survives_two_interruptions_and_ends_with_its_tables(tmp_path):
+    options = ("suite=mini", "methods=craft,head", "tasks=wnli,rte", "workers=2")
+    records = tmp_path / "runs"
+    for count in (1, 2):
+        process = command(tmp_path, *options)
+        while len([*records.glob("*/record.json")]) < count and process.poll() is None:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=120)
+        assert process.returncode == 130, errors
+        assert "4 runs" in said and "start again to go on" in errors
+    before = {path: path.stat().st_mtime_ns for path in records.glob("*/record.json")}
+    said, errors = (process := command(tmp_path, *options)).communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert "synthetic, not GLUE" in said and "tables and" in said
+    assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
+    assert len([*records.glob("*/record.json")]) == 4
+    assert (tmp_path / "report" / "scores.csv").is_file()
