@@ -226,7 +226,8 @@ def submit(
 ) -> list[Stage]:
     """Submit as many jobs as there is room for, in arrays; returns the stages that are left."""
     left: list[Stage] = []
-    arrays = sum(-(-len(jobs) // settings.max_array_size) for _, jobs in stages)
+    free = [jobs for donor, jobs in stages if donor is None]
+    arrays = sum(-(-len(jobs) // settings.max_array_size) for jobs in free)
     share = max(1, settings.array_parallelism // max(1, arrays))
     for donor, jobs in stages:
         jobs = list(jobs)

@@ -68,7 +68,7 @@ class Sweep:
         )  # fmt: skip
 
     def overrides(self, *more):
-        return self.bench.overrides("train.epochs=25", "lease_seconds=10", *more, method="lora")
+        return self.bench.overrides("train.epochs=12", "lease_seconds=10", *more, method="lora")
 
     def start(self, *more):
         launcher = [
@@ -157,7 +157,7 @@ def test_sweep_survives_what_a_cluster_does(sweep):
     alone = sweep.bench.elsewhere("unbroken")
     one = next(m for m in broken if m["provenance"]["config"]["start_from"] is None)
     seed = one["provenance"]["config"]["seed"]
-    unbroken = alone.run("train.epochs=25", f"seed={seed}", task="mnli", method="lora")
+    unbroken = alone.run("train.epochs=12", f"seed={seed}", task="mnli", method="lora")
     assert unbroken["result_sha256"] == one["result_sha256"]
 
     status = sweep.script("sweep.py", "status", f"outputs={sweep.bench.outputs}").stdout
