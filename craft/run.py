@@ -18,6 +18,7 @@ from craft.attempts import Attempts
 from craft.config import RunConfig
 from craft.errors import InputError, Interrupted
 from craft.glue import sources
+from craft.glue.holdout import data_of
 from craft.glue.token_cache import TokenCache
 from craft.lease import Held, Lease, hold
 from craft.optimization import frozen_casts
@@ -45,7 +46,7 @@ def run(
     a checkpoint; one whose input is refused, nothing."""
     models.peft_config(config.method, modules_to_save=[])  # refused before anything is read
     backbone = models.locate(config.model)
-    data = sources.load(config.task, config.data, ("train", *config.task.dev))
+    data = data_of(config)
     kept = record.identity(config, backbone.digest, data.digest)
     start = None if donor is None else finished_run(donor, backbone)
     if start is not None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from craft import models, record, snapshot, sweep
 from craft.config import RunConfig, check, with_task
 from craft.errors import InputError
-from craft.glue import sources
+from craft.glue.holdout import data_of
 from craft.sweep import Found, Planned, Sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,9 +168,9 @@ class _Identities:
         section = str(config.model)
         if section not in self._backbones:
             self._backbones[section] = models.locate(config.model)
-        key = f"{config.task.name} {config.data}"
+        key = f"{config.task.name} {config.data} {config.selection}"
         if key not in self._data:
-            data = sources.load(config.task, config.data, ("train", *config.task.dev))
+            data = data_of(config)
             train = data.splits["train"]
             size = sum(len(text) for texts in train.texts for text in texts) / CHARACTERS
             self._data[key] = (data.digest, size + 3 * len(train))

@@ -21,17 +21,18 @@ _done: set[str] = set()  # the basic launcher composes all runs in this process
 def main(cfg: DictConfig) -> None:
     from craft import models
     from craft.config import check
-    from craft.glue import sources
+    from craft.glue.holdout import data_of
     from craft.run import caches, prepare
     from craft.train import Seeds
 
     config = check(cfg, cuda=True)
-    key = f"{config.task.name} {config.model} {config.data} {config.train.max_length}"
+    of_data = (config.task.name, config.data, config.selection, config.train.max_length)
+    key = f"{config.model} {of_data}"
     method = f"{config.model} {config.method['peft']} {config.method.get('train_backbone')}"
     if {key, method} <= _done:
         return
     backbone = models.locate(config.model)
-    data = sources.load(config.task, config.data, ("train", *config.task.dev))
+    data = data_of(config)
     cache = caches(config, data.digest, models.tokenizer_digest(backbone))
     if key not in _done:
         _done.add(key)

@@ -88,8 +88,9 @@ class Cluster:
         os.kill(daemon, signal.SIGKILL)
         for process in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                inside = f"SLURMD_NODENAME={name}".encode()
-                if inside in (process / "environ").read_bytes().split(b"\0"):
+                inside = {f"SLURMD_NODENAME={name}", f"SLURM_CONF={self.folder / 'slurm.conf'}"}
+                found = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+                if inside <= set(found):
                     os.kill(int(process.name), signal.SIGKILL)
 
 
@@ -122,8 +123,10 @@ def running(folder: Path) -> Iterator[Cluster]:
         yield cluster
     finally:
         with contextlib.suppress(OSError, AssertionError, subprocess.TimeoutExpired):
-            cluster.call("scancel", "--user=root", "--full", "--signal=KILL")
-            time.sleep(2)
+            cluster.call("scancel", "--user=root")
+        for name in "ab":
+            with contextlib.suppress(OSError, ValueError):
+                cluster.pull_the_plug(name)
         for path in folder.glob("*.pid"):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGKILL)

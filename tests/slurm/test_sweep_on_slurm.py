@@ -103,6 +103,13 @@ class Sweep:
             return None
         return next((job for job, state in self.ours().items() if state == "RUNNING"), None)
 
+    def let_one_run_out_of_time(self):
+        """Whether a job was still training when its limit was cut to a minute."""
+        job = self.training()
+        command = ["scontrol", "update", f"JobId={job}", "TimeLimit=1"]
+        done = subprocess.run(command, env=self.cluster.environment, capture_output=True)
+        return job is not None and done.returncode == 0
+
     def records(self):
         found = [json.loads(p.read_text()) for p in self.bench.outputs.glob("runs/*/record.json")]
         return {made["provenance"]["name"]: made for made in found}
@@ -124,8 +131,7 @@ def test_sweep_survives_what_a_cluster_does(sweep):
     cluster.call(*urgent, f"--output={cluster.folder}/urgent.out")  # preempts all that runs
     sweep.wait_for(lambda: "RUNNING" not in sweep.ours().values() or "7" in sweep.ours())
 
-    job = sweep.wait_for(sweep.training)
-    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")  # it will run out of time
+    sweep.wait_for(sweep.let_one_run_out_of_time)
     cluster.pull_the_plug("b")
     time.sleep(20)
     with_b = cluster.folder / "slurmd.b.pid"
@@ -133,8 +139,7 @@ def test_sweep_survives_what_a_cluster_does(sweep):
     cluster.start_node("b")
 
     waiting = sweep.wait_for(sweep.ours)
-    victim = next(iter(waiting))
-    cluster.call("scancel", victim)
+    cluster.call("scancel", next(iter(waiting)))
     status = sweep.script("sweep.py", "status", f"outputs={sweep.bench.outputs}")
     assert status.returncode == 0 and ": 24 runs" in status.stdout, status.stderr
 
