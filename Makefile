@@ -16,7 +16,7 @@ TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
 MINUTES ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test faults test-slow test-compat lint format report report-check sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
+.PHONY: help setup test test-slurm faults test-slow test-compat lint format report report-check prepare sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
 
 help: ## this list (at once)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ setup: $(STAMP) ## the environment in VENV=.venv, remade when the lock changes (
 
 test: $(STAMP) ## the fast tests, offline; GLUE_DIR=<folder> adds those on real data (< 5 min on 2 cores)
 	$(TEST_ENV) $(PY) -m pytest -q -n 2 -m "not slow and not gpu and not slurm"
+
+test-slurm: $(STAMP) ## a sweep on a Slurm of two nodes on this machine; needs root, slurm-wlm and munge (10 min)
+	$(TEST_ENV) $(PY) -m pytest -q -m slurm tests/slurm
 
 faults: $(STAMP) ## inject every fault and write results/faults.md (10 min)
 	$(TEST_ENV) $(PY) -m pytest -q tests/test_faults.py tests/test_kill.py --faults results/faults.md
@@ -68,6 +71,10 @@ report: $(STAMP) ## tables and figures from the run records (< 1 min)
 report-check: $(STAMP) ## rebuild the report aside and compare it with what is committed (< 1 min)
 	$(PY) scripts/report.py --check
 
+# The same command line as a sweep: ARGS="experiment=table2_base ..."
+prepare: $(STAMP) ## fetch and compute what the jobs of a sweep need, for nodes without a network: ARGS="..." (minutes)
+	$(PY) scripts/prepare.py $(ARGS)
+
 sweep-status: $(STAMP) ## the newest sweep on Slurm, or SWEEP=<folder>: runs by state, failures, time left (seconds)
 	$(PY) scripts/sweep.py status $(if $(SWEEP),"sweep=$(SWEEP)") $(if $(OUTPUTS),"outputs=$(OUTPUTS)")
 
@@ -93,14 +100,16 @@ pretrain-mini: $(STAMP) ## pre-train the mini RoBERTa on CORPUS=<file or folder>
 	$(PY) scripts/pretrain_mini.py --corpus "$(CORPUS)" --minutes $(MINUTES)
 
 # Only what was given is passed on: every default lives in the script's own config.
-reproduce-glue: $(STAMP) ## the paper's tables and figures; SUITE LAUNCHER SEEDS GLUE_DIR MODEL_DIR METHODS (mini: minutes, paper: GPU hours)
+reproduce-glue: $(STAMP) ## the paper's tables and figures; SUITE LAUNCHER=slurm SLURM YES SEEDS GLUE_DIR MODEL_DIR METHODS (mini: minutes, paper: GPU hours)
 	$(PY) scripts/reproduce.py \
 		$(if $(SUITE),"suite=$(SUITE)") \
 		$(if $(LAUNCHER),"launcher=$(LAUNCHER)") \
 		$(if $(SEEDS),"seeds=$(SEEDS)") \
 		$(if $(GLUE_DIR),"glue_dir=$(GLUE_DIR)") \
 		$(if $(MODEL_DIR),"model_dir=$(MODEL_DIR)") \
-		$(if $(METHODS),"methods=$(METHODS)")
+		$(if $(METHODS),"methods=$(METHODS)") \
+		$(if $(SLURM),"slurm=$(SLURM)") \
+		$(if $(YES),"yes=$(YES)")
 
 clean: ## remove caches and build products, never outputs/ or results/ (seconds)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -86,10 +86,12 @@ class RunConfig:
 
     mode: str
     seed: int
+    selection: str
     start_from: str | None
     adapter: Path | None
     predict: Mapping[str, Any]
     outputs: Path
+    store: Path | None
     lease_seconds: float
     task: Task
     train: TrainSettings
@@ -122,6 +124,7 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
     _one_of("mode", values["mode"], MODES)
     _whole("seed", values["seed"], 0)
     _number("lease_seconds", values["lease_seconds"], 1.0, 3600.0)
+    _one_of("selection", values["selection"], ("dev", "train_holdout"))
     if values["start_from"] is not None:
         _one_of("start_from", values["start_from"], ("mnli",))
         _one_of("task (with start_from=mnli)", task.name, ("mrpc", "rte", "stsb"))
@@ -147,10 +150,12 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
     return RunConfig(
         mode=values["mode"],
         seed=values["seed"],
+        selection=values["selection"],
         start_from=values["start_from"],
         adapter=adapter,
         predict=values["predict"],
         outputs=Path(values["outputs"]),
+        store=None if values["store"] is None else Path(values["store"]),
         lease_seconds=float(values["lease_seconds"]),
         task=task,
         train=TrainSettings(**train),

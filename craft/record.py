@@ -27,6 +27,7 @@ PROTOCOL = 1  # raised by hand when code changes what the same config results in
 ALWAYS = object()
 OUTCOME: dict[str, Any] = {
     "seed": ALWAYS,
+    "selection": "dev",
     "start_from": None,
     "task.name": ALWAYS,
     "task.headline": ALWAYS,
@@ -62,6 +63,7 @@ INCIDENTAL = (
     "adapter",
     "predict",
     "outputs",
+    "store",
     "lease_seconds",
     "logger",
     "recipe",

@@ -18,6 +18,7 @@ from craft.attempts import Attempts
 from craft.config import RunConfig
 from craft.errors import InputError, Interrupted
 from craft.glue import sources
+from craft.glue.holdout import data_of
 from craft.glue.token_cache import TokenCache
 from craft.lease import Held, Lease, hold
 from craft.optimization import frozen_casts
@@ -46,7 +47,7 @@ def run(
     a checkpoint; one whose input is refused, nothing."""
     models.peft_config(config.method, modules_to_save=[])  # refused before anything is read
     backbone = models.locate(config.model)
-    data = sources.load(config.task, config.data, ("train", *config.task.dev))
+    data = data_of(config)
     kept = record.identity(config, backbone.digest, data.digest)
     start = None if donor is None else finished_run(donor, backbone)
     if start is not None:
@@ -85,7 +86,6 @@ def _carry_out(
     run_id = record.digest(kept)
     folder.tidy()
     attempts = Attempts(folder.attempts, lease.silent_since)
-    tucker.use_cache(config.outputs / "cache" / "tucker")
     provenance: dict[str, Any] = {
         "name": folder.path.name,
         "command": command,
@@ -171,8 +171,7 @@ def _train(
     """The result of a run, and what more is known of how it came about."""
     seeds = Seeds.of(config.seed)
     tokenizer = models.tokenizer_of(backbone)
-    folder_of_tokens = config.outputs / "cache" / "tokens"
-    cache = TokenCache(folder_of_tokens, data.digest, models.tokenizer_digest(backbone))
+    cache = caches(config, data.digest, models.tokenizer_digest(backbone))
     tokens = {
         n: cache.encode(s, config.task, tokenizer, config.train.max_length)
         for n, s in data.splits.items()
@@ -271,6 +270,15 @@ def _train(
     }
     log.finish(record.make(run_id, fitted.status, result, more))
     return result, more
+
+
+def caches(config: RunConfig, data: str, tokenizer: str) -> TokenCache:
+    """Let this process's tuners use the caches of a run's decompositions, and return that of its
+    tokens: in `outputs`, and read in `store`, too."""
+    shared = () if config.store is None else (config.store / "cache",)
+    own = config.outputs / "cache"
+    tucker.use_cache(own / "tucker", [place / "tucker" for place in shared])
+    return TokenCache(own / "tokens", data, tokenizer, tuple(p / "tokens" for p in shared))
 
 
 def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftModel:

@@ -37,6 +37,7 @@ def take(root: Path, folder: Path, allow_dirty: bool) -> tuple[Path, dict[str, A
             state.update(name.encode() + b"\0" + (root / name).read_bytes())
         label += f"-{state.hexdigest()[:8]}"
     copy = folder / label
+    there = [name for name in SOURCES if (root / name).exists()]
     if not (copy / SNAPSHOT).is_file():
         aside = folder / f".{label}.tmp"
         shutil.rmtree(aside, ignore_errors=True)
@@ -47,7 +48,7 @@ def take(root: Path, folder: Path, allow_dirty: bool) -> tuple[Path, dict[str, A
                 shutil.copyfile(root / name, aside / name)
         else:
             packed = subprocess.run(
-                ["git", "-C", str(root), "archive", found["commit"], "--", *SOURCES],
+                ["git", "-C", str(root), "archive", found["commit"], "--", *there],
                 capture_output=True, check=True,
             ).stdout  # fmt: skip
             with tarfile.open(fileobj=io.BytesIO(packed)) as archive:

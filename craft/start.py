@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from craft import models, record
 from craft.config import RunConfig
 from craft.errors import InputError
-from craft.glue import sources
+from craft.glue.holdout import data_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Start:
 
 def finished_run(config: RunConfig, backbone: models.Backbone) -> Start:
     """The run of a config; InputError where its ok record is not there."""
-    data = sources.load(config.task, config.data, ("train", *config.task.dev))
+    data = data_of(config)
     run_id = record.digest(record.identity(config, backbone.digest, data.digest))
     folder = record.RunFolder.of(config, run_id)
     done = folder.read()

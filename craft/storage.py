@@ -7,7 +7,8 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,34 @@ def digest_of_tensors(tensors: dict[str, torch.Tensor]) -> str:
         state.update(f"{name}:{tensors[name].dtype}:{tuple(tensors[name].shape)};".encode())
         state.update(tensor_bytes(tensors[name]))
     return state.hexdigest()
+
+
+def read_cached(
+    name: str, folders: Iterable[Path], again: str
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """`read_tensors` of the first folder that has the file whole, e.g. a user's own and a shared
+    read-only one; None where none has. A damaged file is named and set aside."""
+    for folder in folders:
+        path = folder / name
+        try:
+            return read_tensors(path)
+        except FileNotFoundError:
+            continue
+        except DamagedFile as damage:
+            with contextlib.suppress(OSError):  # in a store that is not ours
+                set_aside(path)
+            warnings.warn(f"set aside, {again} again: {damage}", stacklevel=3)
+    return None
+
+
+def write_cached(
+    path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any] | None = None
+) -> None:
+    """`write_tensors`; a full or read-only disk costs the cache, not the run."""
+    try:
+        write_tensors(path, tensors, facts)
+    except OSError as error:
+        warnings.warn(f"{path.name} was not cached ({error.strerror})", stacklevel=3)
 
 
 def write_tensors(

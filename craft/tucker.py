@@ -5,8 +5,6 @@ mode first). Its decomposition is W ~ G x1 U1 x2 U2 x3 U3, with orthonormal fact
 G = W x1 U1^T x2 U2^T x3 U3^T. Plain tensors in, plain tensors out; no model is known here.
 """
 
-import contextlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,7 @@ from torch import Tensor
 
 from craft.errors import InputError
 from craft.ranks import Rank, check_ranks, clip_ranks, energy_rank
-from craft.storage import (
-    DamagedFile,
-    digest_of_tensors,
-    read_tensors,
-    set_aside,
-    sha256,
-    write_tensors,
-)
+from craft.storage import digest_of_tensors, read_cached, sha256, write_cached
 
 Algorithm = Literal["hosvd", "hooi", "random"]
 ALGORITHMS: tuple[Algorithm, ...] = ("hosvd", "hooi", "random")
@@ -219,9 +210,11 @@ class DecompositionCache:
 
     Also where factors are stored once per backbone: an adapter saved without its own finds them
     here. Any number of processes may fill it at once (each file is written aside and renamed); a
-    damaged file is decomposed again and replaced."""
+    damaged file is set aside and decomposed again. `shared` are folders that are read, too, and
+    never written."""
 
     folder: Path
+    shared: tuple[Path, ...] = ()
 
     def decompose(
         self,
@@ -238,34 +231,27 @@ class DecompositionCache:
         key = sha256(
             f"{weights} {ranks} {algorithm} {seed} 1".encode()
         )  # 1: version of the algorithms
-        path = self.folder / f"{key}.safetensors"
-        try:
-            found, _ = read_tensors(path)
+        name_of_file = f"{key}.safetensors"
+        found = read_cached(name_of_file, (self.folder, *self.shared), "decomposing")
+        if found is not None:
             device = slices[0].device
-            core, u1, u2, u3 = (found[part].to(device) for part in ("core", "U1", "U2", "U3"))
+            core, u1, u2, u3 = (found[0][part].to(device) for part in ("core", "U1", "U2", "U3"))
             return Tucker(core, (u1, u2, u3))
-        except FileNotFoundError:
-            pass
-        except DamagedFile as damage:
-            with contextlib.suppress(OSError):  # a cache that cannot be written
-                set_aside(path)
-            warnings.warn(f"set aside, decomposing again: {damage}", stacklevel=2)
         made = decompose(slices, ranks, algorithm, seed, name)
         tensors = {"core": made.core, **{f"U{n}": u for n, u in enumerate(made.factors, 1)}}
-        try:
-            write_tensors(path, tensors)
-        except OSError as error:  # a full or read-only disk: made anew the next time
-            warnings.warn(f"{path.name} was not cached ({error.strerror})", stacklevel=2)
+        write_cached(self.folder / name_of_file, tensors)
         return made
 
 
 _cache: DecompositionCache | None = None
 
 
-def use_cache(folder: Path | str | None) -> None:
-    """Keep the decompositions of this process's tuners in `folder`; None, the default: nowhere."""
+def use_cache(folder: Path | str | None, shared: Sequence[Path | str] = ()) -> None:
+    """Keep the decompositions of this process's tuners in `folder`, and read those in `shared`
+    folders; None, the default: nowhere."""
     global _cache
-    _cache = None if folder is None else DecompositionCache(Path(folder))
+    known = tuple(Path(place) for place in shared)
+    _cache = None if folder is None else DecompositionCache(Path(folder), known)
 
 
 def decompose_cached(

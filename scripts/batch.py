@@ -1,6 +1,7 @@
 """What a Slurm job of a sweep runs: its runs, one after the other, in one process.
 
-submitit unpickles a `Batch` on the node, from the sweep's snapshot of the sources."""
+submitit unpickles a `Batch` on the node, from the sweep's snapshot of the sources. Whatever takes
+time to import is imported only after that: until then a signal would kill the job."""
 
 import contextlib
 import gc
@@ -14,13 +15,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import entry
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-
-from craft.environment import holder, without_secrets
-from craft.errors import InputError, Interrupted, first_line
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 GRACE = 120.0  # seconds for Slurm or submitit to end a job that was told to stop
@@ -41,6 +35,10 @@ class Batch:
 
     def __call__(self) -> None:
         """Carry out the runs; RuntimeError names those that did not end well, after the others."""
+        import entry
+
+        from craft.errors import Interrupted
+
         entry.listen()
         failed = []
         with Clock(Path(self.sweep) / "jobs"):
@@ -58,10 +56,16 @@ class Batch:
 
     def _one(self, overrides: list[str]) -> list[str]:
         """One run; what it failed with, or nothing."""
-        if entry.stopped():
-            raise Interrupted("stopped before the next run began")
+        import entry
+        from hydra import compose, initialize_config_dir
+        from omegaconf import OmegaConf
         from train import carry_out
 
+        from craft.environment import without_secrets
+        from craft.errors import InputError, Interrupted, first_line
+
+        if entry.stopped():
+            raise Interrupted("stopped before the next run began")
         command = shlex.join(["python", "scripts/train.py", *overrides])
         try:
             with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -79,6 +83,8 @@ class Batch:
 def stand_by() -> None:
     """After the checkpoint: on submitit's signal requeue and exit. After another wait for the end,
     for a job that leaves by itself while it is preempted counts as failed and is not requeued."""
+    import entry
+
     end = time.monotonic() + GRACE
     while time.monotonic() < end:
         entry.hand_over()
@@ -91,6 +97,8 @@ class Clock:
     """Notes every few seconds for how long this job has held its machine."""
 
     def __init__(self, folder: Path) -> None:
+        from craft.environment import holder
+
         who = holder()
         self.path = folder / f"{who.job}.{who.restart}.json"
         self._began, self._end = time.monotonic(), threading.Event()

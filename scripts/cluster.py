@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from craft import models, record, snapshot, sweep
 from craft.config import RunConfig, check, with_task
 from craft.errors import InputError
-from craft.glue import sources
+from craft.glue.holdout import data_of
 from craft.sweep import Found, Planned, Sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +64,11 @@ class Settings:
                     f"hydra.launcher.{name} must be a whole number of at least 1, "
                     f"not {plain[name]!r}"
                 )
+        if not 0 < plain["signal_delay_s"] <= 30 * plain["timeout_min"]:
+            raise InputError(
+                f"hydra.launcher.signal_delay_s {plain['signal_delay_s']} must be at most half of "
+                f"the time limit, {30 * plain['timeout_min']} s"
+            )
         return cls(**plain)
 
 
@@ -163,9 +168,9 @@ class _Identities:
         section = str(config.model)
         if section not in self._backbones:
             self._backbones[section] = models.locate(config.model)
-        key = f"{config.task.name} {config.data}"
+        key = f"{config.task.name} {config.data} {config.selection}"
         if key not in self._data:
-            data = sources.load(config.task, config.data, ("train", *config.task.dev))
+            data = data_of(config)
             train = data.splits["train"]
             size = sum(len(text) for texts in train.texts for text in texts) / CHARACTERS
             self._data[key] = (data.digest, size + 3 * len(train))
@@ -221,7 +226,8 @@ def submit(
 ) -> list[Stage]:
     """Submit as many jobs as there is room for, in arrays; returns the stages that are left."""
     left: list[Stage] = []
-    arrays = sum(-(-len(jobs) // settings.max_array_size) for _, jobs in stages)
+    free = [jobs for donor, jobs in stages if donor is None]
+    arrays = sum(-(-len(jobs) // settings.max_array_size) for jobs in free)
     share = max(1, settings.array_parallelism // max(1, arrays))
     for donor, jobs in stages:
         jobs = list(jobs)

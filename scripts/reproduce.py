@@ -3,6 +3,7 @@
     python scripts/reproduce.py [suite=mini|small|paper] [methods=craft,lora] [tasks=rte,mrpc]
     [seeds=0,1] [workers=2]
                                 [glue_dir=FOLDER] [model_dir=FOLDER] [outputs=FOLDER]
+    python scripts/reproduce.py launcher=slurm [slurm="partition=gpu account=me"] [yes=1] ...
 
 Runs that are done are skipped: after an interruption the same command goes on.
 """
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from entry import options, start, stopped
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from craft.errors import InputError, Interrupted
 from craft.storage import write_json
-from craft.train import Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
+LAUNCHERS = ("local", "slurm")
 
 
 @dataclass(frozen=True)
@@ -194,19 +196,41 @@ def carry_out(grids: list[Sweep], planned: list[Planned], workers: int, outputs:
         bar.update(shown, completed=sum(run.done() for run in planned))
 
 
+def submit(grids: list[Sweep], given: dict[str, Any]) -> None:
+    """Hand the sweeps to Slurm; each shows its plan, and asks where yes=1 is not given."""
+    site = [f"hydra.launcher.{field}" for field in (given["slurm"] or "").split()]
+    ask = f"hydra.launcher.ask={str(given['yes'] != '1').lower()}"
+    shared = ["train.precision=bf16", "logger=none", f"outputs={given['outputs']}"]
+    for sweep in grids:
+        whole = Sweep([*sweep.fixed, *shared], sweep.grid)
+        done = subprocess.run([*whole.command(), "hydra/launcher=slurm", ask, *site])
+        if done.returncode:
+            sys.exit(done.returncode)
+    report = f"python scripts/report.py records={given['outputs']}/runs"
+    print(f"while the jobs run: make sweep-status; once they have ended: {report}")
+
+
 def main() -> None:
     from craft import suite
 
     given = options(
         sys.argv[1:], suite=None, methods=None, tasks=None, seeds=None, workers=None, glue_dir=None,
-        model_dir=None, launcher=None, outputs="outputs",
+        model_dir=None, launcher="local", slurm=None, yes=None, outputs="outputs",
     )  # fmt: skip
+    if given["launcher"] not in LAUNCHERS:
+        raise InputError(f"LAUNCHER {given['launcher']!r} is not one of {', '.join(LAUNCHERS)}")
+    on_slurm = given["launcher"] == "slurm"
     findings = suite.find(given["model_dir"], given["glue_dir"], suite.hub_answers())
+    if on_slurm and findings.gpu is None:
+        findings = replace(findings, gpu="on Slurm's nodes")
     print("\n".join(findings.lines()))
     chosen, reason = suite.choose(findings, given["suite"])
     print(f"{'suite':24}{chosen}: {reason}\n")
 
     grids = sweeps(chosen, given, findings)
+    if on_slurm:
+        submit(grids, given)
+        return
     precision, rate = calibrate(grids[0], Path(str(given["outputs"])))
     shared = [f"train.precision={precision}", "logger=none", f"outputs={given['outputs']}"]
     grids = [Sweep([*sweep.fixed, *shared], sweep.grid) for sweep in grids]

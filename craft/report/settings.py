@@ -26,6 +26,7 @@ COMPUTATION = (
     "train.tf32",
     "train.batching",
     "train.accumulate",
+    "train.auto_accumulate",
     "train.eval_batch_size",
     "train.save_adapter",
 )
@@ -84,9 +85,11 @@ def _defaults(configs: Path, method: str | None, model: str, task: str) -> dict[
 
 def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
     """The `method.peft.*` and `train.*` values of a resolved config that its default states
-    otherwise, and what was made of its model: random weights, a vertical backbone."""
+    otherwise, what was made of its model (random weights, a vertical backbone), and that it was
+    scored on a part of train."""
     made = {k: config["model"][k] for k in ("random", "vertical") if k in config["model"]}
     chosen = {"method": {"peft": config["method"]["peft"]}, "train": config["train"], "model": made}
+    chosen |= {key: config[key] for key in ("selection",) if key in config}
     differing = {}
     for key, value in flatten(chosen):
         known = default.get(key, UNKNOWN if key.startswith("train.") else OUTCOME.get(key))

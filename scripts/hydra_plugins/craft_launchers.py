@@ -7,7 +7,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 
 class GpusLauncher(JoblibLauncher):
@@ -43,7 +43,8 @@ class SlurmLauncher(Launcher):
 
         def compose(overrides: Sequence[str]) -> DictConfig:
             found = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            del found["hydra"]
+            with open_dict(found):
+                del found["hydra"]
             return found
 
         return launch_on_slurm(Settings.of(self.settings), job_overrides, compose)

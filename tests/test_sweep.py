@@ -1,0 +1,176 @@
+"""A sweep's plan and state without a cluster: packing, stages, the queue, what is missing."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_bench import CONFIGS, ROOT
+
+from craft import environment, record, snapshot, sweep
+from craft.errors import InputError
+from craft.storage import write_json
+from craft.sweep import Job, Planned, Sweep
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import cluster  # noqa: E402
+
+
+def run_of(name, seconds=10.0, donor=None):
+    return Planned((f"seed={name}",), f"{name:0>10}" + "f" * 54, f"rte-{name}", seconds, donor)
+
+
+def settings(**more):
+    from omegaconf import OmegaConf
+
+    fields = OmegaConf.to_container(OmegaConf.load(CONFIGS / "hydra" / "launcher" / "slurm.yaml"))
+    return cluster.Settings.of({k: v for k, v in {**fields, **more}.items() if k != "_target_"})
+
+
+# --- packing
+
+
+@given(
+    st.lists(st.floats(1, 5000), max_size=60), st.floats(10, 4000), st.none() | st.integers(1, 9)
+)
+def test_every_run_is_in_one_job_and_no_job_is_too_long(seconds, budget, most):
+    runs = [run_of(n, each) for n, each in enumerate(seconds)]
+    jobs = sweep.pack(runs, budget, most)
+    assert sorted(run.id for job in jobs for run in job) == sorted(run.id for run in runs)
+    for job in jobs:
+        assert job and (most is None or len(job) <= most)
+        assert len(job) == 1 or sum(run.seconds for run in job) <= budget + 1e-6
+
+
+def test_short_runs_share_a_job_and_a_long_one_has_its_own():
+    runs = [run_of(n, 20) for n in range(100)] + [run_of("long", 9000)]
+    assert [len(job) for job in sweep.pack(runs, 1000, None)] == [1, 50, 50]
+
+
+def test_runs_that_start_from_another_are_a_stage_after_it():
+    donor, early = run_of("mnli"), run_of("early")
+    waiting = [run_of(f"w{n}", donor=donor.id) for n in range(3)]
+    todo = [*waiting, early, donor]
+    planned = Sweep(None, None, todo)
+    stages = cluster.stage(settings(), planned, todo)
+    named = [(after, [[r.name for r in job] for job in jobs]) for after, jobs in stages]
+    assert named == [
+        (None, [["rte-mnli"]]), (None, [["rte-early"]]),
+        (donor.id, [["rte-w0", "rte-w1", "rte-w2"]]),
+    ]  # fmt: skip
+    once_done = cluster.stage(settings(), Sweep(None, None, waiting), waiting)
+    assert [after for after, _ in once_done] == [None]
+
+
+# --- the state
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1:02", 62), ("2:01:00", 7260), ("1-00:00:01", 86401), ("UNLIMITED", None), ("", None)],
+)
+def test_time_left_is_read_as_slurm_writes_it(text, seconds):
+    assert sweep._seconds(text) == seconds
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A run in every state."""
+    runs = [run_of(name) for name in ("done", "failed", "diverged", "running", "pending", "none",
+                                      "killed")]  # fmt: skip
+    for run in runs:
+        folder = tmp_path / "runs" / f"{run.name}-{run.id[:10]}"
+        if run.name in ("rte-pending", "rte-none"):
+            continue
+        folder.mkdir(parents=True)
+        status = {"rte-done": "ok", "rte-failed": "failed", "rte-diverged": "diverged"}
+        if run.name in status:
+            provenance = {"cost": dict.fromkeys(("attach_seconds", "train_seconds"), 10.0)}
+            provenance["cost"]["eval_seconds"] = 5.0
+            error = "RuntimeError: no" if run.name == "rte-failed" else None
+            content = record.make(run.id, status[run.name], {"x": 1}, provenance, error)
+            record.write(folder / "record.json", content)
+    live = tmp_path / "runs" / f"rte-running-{runs[3].id[:10]}" / "lease.1.json"
+    live.write_text(json.dumps({"holder": {"name": "x"}, "seconds": 60}))
+    killed = [{"started": "2026-01-01T00:00:00+00:00", "seconds": 0.0, "ended": "killed"}] * 2
+    write_json(tmp_path / "runs" / f"rte-killed-{runs[6].id[:10]}" / "attempts.json", killed)
+    planned = Sweep(tmp_path / "sweeps" / "s", tmp_path, runs, gpus=1)
+    planned.submitted = {"7_0": [runs[0].id, runs[4].id], "6": [runs[5].id]}
+    planned.write()
+    write_json(planned.folder / "jobs" / "7.0.json", {"seconds": 50.0})
+    return Sweep.read(planned.folder)
+
+
+def test_state_of_every_run_comes_from_records_leases_and_the_queue(made):
+    jobs = [Job("7_0", "PENDING", None)]
+    found = sweep.states(made.outputs, made.runs, sweep.queued(made.outputs, jobs))
+    assert [one.state for one in found] == [
+        "done", "failed", "diverged", "running", "pending", "missing", "missing",
+    ]  # fmt: skip
+    shown = "\n".join(sweep.lines(made, found, jobs))
+    assert "failed: rte-failed: RuntimeError: no\n    python scripts/train.py seed=failed" in shown
+    assert "killed 2 times: rte-killed" in shown
+    assert "useful 25 of 50 allocated GPU-seconds (50 %)" in shown
+    assert "(0 of 1 jobs run)" in shown
+
+
+def test_record_that_was_changed_counts_as_none(made):
+    path = next(made.outputs.glob("runs/rte-done*/record.json"))
+    path.write_text(path.read_text().replace('"x": 1', '"x": 2'))
+    with pytest.warns(UserWarning, match="set aside"):
+        assert sweep.states(made.outputs, made.runs[:1], set())[0].state == "missing"
+
+
+def test_silent_squeue_is_an_error_and_not_an_empty_queue(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="squeue"):
+        sweep.queue(["x"])
+
+
+def test_newest_sweep_is_taken(made):
+    other = Sweep(made.outputs / "sweeps" / "t", made.outputs, [])
+    time.sleep(0.02)
+    other.write()
+    assert sweep.newest(made.outputs) == other.folder
+    with pytest.raises(InputError, match="there is none under"):
+        sweep.newest(made.folder)
+
+
+# --- the launcher's settings and the snapshot
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"nope": 1}, r"keys \['nope'\] are unknown"),
+        ({"max_jobs": 0}, "max_jobs must be a whole number of at least 1, not 0"),
+        ({"timeout_min": 2}, "signal_delay_s 120 must be at most half of the time limit, 60 s"),
+    ],
+)
+def test_settings_are_checked(fields, message):
+    with pytest.raises(InputError, match=message):
+        settings(**fields)
+
+
+def test_snapshot_is_the_commit_and_knows_it(tmp_path, monkeypatch):
+    root = tmp_path / "checkout"
+    (root / "craft").mkdir(parents=True)
+    (root / "craft" / "a.py").write_text("a = 1\n")
+    who = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a"]):
+        subprocess.run(["git", *who, *command], cwd=root, check=True)
+    monkeypatch.setattr(environment, "__file__", str(root / "craft" / "environment.py"))
+    copy, taken = snapshot.take(root, tmp_path / "snapshots", allow_dirty=False)
+    assert taken["dirty"] is False
+    (root / "craft" / "a.py").write_text("a = 2\n")
+    assert (copy / "craft" / "a.py").read_text() == "a = 1\n"
+    with pytest.raises(InputError, match=r"craft/a.py differ from commit \w+: commit them, or"):
+        snapshot.take(root, tmp_path / "snapshots", allow_dirty=False)
+    dirty, taken = snapshot.take(root, tmp_path / "snapshots", allow_dirty=True)
+    assert taken["dirty"] is True and dirty != copy
+    assert (dirty / "craft" / "a.py").read_text() == "a = 2\n"
+    monkeypatch.setattr(environment, "__file__", str(dirty / "craft" / "environment.py"))
+    assert environment.commit() == taken
