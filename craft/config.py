@@ -40,6 +40,7 @@ class TrainSettings:
     precision: str
     tf32: bool
     batching: str
+    attention_dropout: float | None
     eval_batch_size: int
     device: str
     threads: int
@@ -67,6 +68,8 @@ class TrainSettings:
             _number(f"train.{name}", getattr(self, name), 0.0, float("inf"))
         for name in ("warmup", "beta1", "beta2"):
             _number(f"train.{name}", getattr(self, name), 0.0, 1.0)
+        if self.attention_dropout is not None:
+            _number("train.attention_dropout", self.attention_dropout, 0.0, 1.0)
         for name in ("beta1", "beta2"):
             if getattr(self, name) == 1:
                 raise InputError(f"train.{name} must be below 1")
@@ -108,7 +111,7 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
     `cuda` says whether the machine that the run is for has a CUDA device; None: it is this one.
     InputError names the first value that is missing or impossible, and what would be allowed."""
     values = _resolve(cfg)
-    floats = {f.name for f in fields(TrainSettings) if f.type is float}
+    floats = {f.name for f in fields(TrainSettings) if f.type in (float, float | None)}
     train = {  # 1 and 1.0 are one value
         k: float(v) if k in floats and type(v) is int else v for k, v in values["train"].items()
     }

@@ -122,9 +122,11 @@ def heads(model: nn.Module) -> list[str]:
     ]
 
 
-def build(backbone: Backbone, task: Task, head_seed: int) -> PreTrainedModel:
+def build(
+    backbone: Backbone, task: Task, head_seed: int, attention_dropout: float | None = None
+) -> PreTrainedModel:
     """The encoder of a folder with a fresh classification head drawn from `head_seed`, float32, on
-    the CPU.
+    the CPU; its attention dropout is the folder's own where none is given.
 
     Weights that the folder lacks outside the head (an unused pooler), and all where random ones are
     asked for, are drawn from the same seed. A vertical backbone's `config.vertical` says what it
@@ -135,6 +137,8 @@ def build(backbone: Backbone, task: Task, head_seed: int) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(
             backbone.folder, trust_remote_code=False, num_labels=task.outputs
         )
+        if attention_dropout is not None:
+            setattr(config, _name_of_attention_dropout(config), attention_dropout)
         with _quiet():
             if backbone.random:
                 model = AutoModelForSequenceClassification.from_config(
@@ -163,6 +167,18 @@ def build(backbone: Backbone, task: Task, head_seed: int) -> PreTrainedModel:
             model._init_weights
         )  # the head's start depends on the seed alone
     return model
+
+
+def attention_dropout(config: Any) -> float:
+    """The dropout of a model's attention probabilities."""
+    return getattr(config, _name_of_attention_dropout(config))
+
+
+def _name_of_attention_dropout(config: Any) -> str:
+    for name in ("attention_probs_dropout_prob", "attention_dropout"):  # BERT, DistilBERT
+        if hasattr(config, name):
+            return name
+    raise InputError(f"train.attention_dropout: a {config.model_type} has no such dropout")
 
 
 @contextlib.contextmanager

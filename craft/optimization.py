@@ -54,9 +54,16 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ada
     return torch.optim.AdamW(groups, betas=betas, eps=settings.eps, fused=True)
 
 
+def compute_dtype(settings: TrainSettings) -> torch.dtype:
+    """In which matrix products are computed."""
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return dtypes[settings.precision]
+
+
 def autocast(settings: TrainSettings) -> torch.autocast:
-    dtype = torch.float16 if settings.precision == "fp16" else torch.bfloat16
-    return torch.autocast(settings.device, dtype=dtype, enabled=settings.precision != "fp32")
+    dtype = compute_dtype(settings)
+    enabled = dtype != torch.float32
+    return torch.autocast(settings.device, dtype if enabled else None, enabled=enabled)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ arguments. A packed batch is a batch of one row, its sequences end to end, with 
 and a `packing` argument; attention runs within each sequence, and the encoder's output is cut to
 the first token of each, which is all that a classifier reads."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,15 +28,28 @@ class Packing:
     """Where the sequences of a packed batch lie."""
 
     runs: tuple[tuple[int, int], ...]  # (length, number of consecutive sequences of that length)
-    starts: Tensor  # (B,) position of each first token
+    edges: Tensor  # int32 (B + 1,) where each sequence starts, and where the last one ends
 
     @classmethod
-    def of(cls, lengths: np.ndarray, device: torch.device) -> "Packing":
-        """From the lengths of the sequences, in order."""
-        change = np.flatnonzero(np.diff(lengths)) + 1
-        groups = np.split(lengths, change)
-        starts = torch.from_numpy(np.cumsum(lengths) - lengths).to(device, non_blocking=True)
-        return cls(tuple((int(g[0]), len(g)) for g in groups), starts)
+    def of_batches(cls, lengths: Sequence[np.ndarray], device: torch.device) -> list["Packing"]:
+        """Of several batches, from the lengths of their sequences, in order; one transfer for all,
+        so that no batch waits for the device."""
+        edges = [np.concatenate([[0], np.cumsum(batch)]).astype(np.int32) for batch in lengths]
+        views = torch.from_numpy(np.concatenate(edges)).to(device).split([len(e) for e in edges])
+        found = []
+        for batch, view in zip(lengths, views, strict=True):
+            groups = np.split(batch, np.flatnonzero(np.diff(batch)) + 1)
+            found.append(cls(tuple((int(g[0]), len(g)) for g in groups), view))
+        return found
+
+    @property
+    def starts(self) -> Tensor:
+        """(B,) position of each first token."""
+        return self.edges[:-1].long()
+
+    @property
+    def longest(self) -> int:
+        return max(length for length, _ in self.runs)
 
 
 def packed_attention(
@@ -50,13 +65,16 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention within each sequence of a packed batch; query, key, value (1, heads, T, head dim).
 
-    softmax(q k^T scaling) v, the probabilities dropped out as the model says. On a CPU the plain
-    products are faster than the fused kernel in bf16, whose backward is slow, and as fast in
-    fp32."""
+    softmax(q k^T scaling) v, the probabilities dropped out as the model says. By torch's kernel for
+    sequences of several lengths where it serves (`without_kernel`), else sequence by sequence. On a
+    CPU the plain products are faster than the fused kernel in bf16, whose backward is slow, and as
+    fast in fp32."""
     if packing is None:
         raise InputError(
             "packed attention was called without `packing`; is this model's forward passing it on?"
         )
+    if without_kernel(query.device, query.dtype, dropout, query.shape[-1]) is None:
+        return _by_kernel(query, key, value, scaling, packing), None
     sizes = [length * count for length, count in packing.runs]
     # one split, whose backward is one concatenation; slices would each fill a tensor of all tokens
     parts = zip(*(t[0].split(sizes, dim=1) for t in (query, key, value)), strict=True)
@@ -69,6 +87,38 @@ def packed_attention(
             weights = functional.dropout(weights, dropout, module.training)
         outputs.append((weights @ v).flatten(1, 2))
     return torch.cat(outputs, 1).transpose(0, 1).unsqueeze(0), None
+
+
+def without_kernel(
+    device: torch.device, dtype: torch.dtype, dropout: float, head_dim: int = 64
+) -> str | None:
+    """Why attention goes sequence by sequence there, or None where the kernel serves."""
+    if device.type != "cuda":
+        return "it needs a CUDA device"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "it needs a card of compute capability 8.0 or more"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "it needs train.precision=bf16 or fp16"
+    if head_dim % 8 or head_dim > 256:
+        return f"it takes head sizes that are multiples of 8 up to 256, not {head_dim}"
+    if dropout:
+        return f"it takes no attention dropout, and this is {dropout:g}: train.attention_dropout=0"
+    return None
+
+
+def _by_kernel(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, packing: Packing
+) -> Tensor:
+    """Attention by torch's variable-length kernel, which takes (T, heads, head dim)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    usual = query.shape[-1] ** -0.5  # the kernel's own; its argument is younger than the kernel
+    if not math.isclose(scaling, usual):
+        query = query * (scaling / usual)
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    edges, longest = packing.edges, packing.longest
+    attended: Any = varlen_attn(q, k, v, edges, edges, longest, longest)
+    return attended.unsqueeze(0)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
@@ -98,7 +148,7 @@ def _sequences_stay_apart(model: PreTrainedModel) -> bool:
 
     def logits(sequences: tuple[Tensor, ...]) -> Tensor:
         ids, positions = torch.cat(sequences), torch.cat([torch.arange(len(s)) for s in sequences])
-        packing = Packing.of(np.array([len(s) for s in sequences]), ids.device)
+        (packing,) = Packing.of_batches([np.array([len(s) for s in sequences])], ids.device)
         return model(input_ids=ids[None], position_ids=positions[None], packing=packing).logits
 
     training = model.training

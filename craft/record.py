@@ -48,6 +48,7 @@ OUTCOME: dict[str, Any] = {
     "train.precision": ALWAYS,
     "train.tf32": False,
     "train.batching": "packed",
+    "train.attention_dropout": None,
     "train.eval_batch_size": 64,
     "train.device": ALWAYS,
     "train.threads": ALWAYS,

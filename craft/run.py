@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from craft import environment, memory, models, packing, record, tucker
 from craft.attempts import Attempts
@@ -21,7 +23,7 @@ from craft.glue import sources
 from craft.glue.holdout import data_of
 from craft.glue.token_cache import TokenCache
 from craft.lease import Held, Lease, hold
-from craft.optimization import frozen_casts
+from craft.optimization import compute_dtype, frozen_casts
 from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
 from craft.sharing import share
@@ -284,7 +286,8 @@ def caches(config: RunConfig, data: str, tokenizer: str) -> TokenCache:
 def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftModel:
     """The model ready to train: backbone, head, method, and packed attention where batches are
     packed."""
-    model = models.build(backbone, config.task, seeds.head)
+    settings = config.train
+    model = models.build(backbone, config.task, seeds.head, settings.attention_dropout)
     available = getattr(model.config, "max_position_embeddings", None)
     usable = None if available is None else available - models.first_position(model)
     if usable is not None and config.train.max_length > usable:
@@ -292,9 +295,23 @@ def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftM
             f"train.max_length {config.train.max_length} exceeds the {usable} positions of "
             f"{config.model['name']}"
         )
-    if config.train.batching == "packed":
+    if settings.batching == "packed":
         packing.enable(model)
+        _tell_of_the_kernel(config, model)
     return models.attach(model, config.method, seeds.adapter)
+
+
+def _tell_of_the_kernel(config: RunConfig, model: PreTrainedModel) -> None:
+    """Say so where a card trains without the kernel for packed batches."""
+    device, dtype = torch.device(config.train.device), compute_dtype(config.train)
+    if device.type != "cuda":
+        return
+    reason = packing.without_kernel(device, dtype, models.attention_dropout(model.config))
+    if reason is not None:
+        warnings.warn(
+            f"packed attention trains sequence by sequence, not by torch's kernel: {reason}",
+            stacklevel=2,
+        )
 
 
 @contextmanager

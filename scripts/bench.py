@@ -10,6 +10,7 @@ Without names: all of them, `cuda` where there is a card. Each prints a table an
 
 import importlib
 import os
+import signal
 import sys
 import warnings
 from dataclasses import asdict, replace
@@ -33,6 +34,8 @@ def main() -> None:
 
     from craft.bench.subjects import Setup, folder
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # there is no step to end first
+        signal.signal(number, signal.default_int_handler)
     names = [argument for argument in sys.argv[1:] if "=" not in argument]
     for name in names:
         if name not in NAMES:

@@ -9,15 +9,20 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from test_batches import batches_of, prepared, texts, tokenizer_of, tokens_of
+from test_batches import batches_of, layout, prepared, texts, tokenizer_of, tokens_of
 from tiny_bench import task_of
+from transformers import AttentionInterface
 
+from craft import models, packing, record
 from craft.bench.methods import launches
+from craft.errors import InputError
 from craft.glue import sources
-from craft.glue.batches import Tokens
+from craft.glue.batches import Tokens, batches
 from craft.glue.tasks import Split
 from craft.glue.token_cache import TokenCache
 from craft.optimization import frozen_casts, loss_of
+from craft.run import prepare
+from craft.train import Seeds
 
 METHODS = ("craft", "lora", "dora", "bitfit", "full", "adapter_pfeiffer")
 
@@ -246,3 +251,122 @@ def test_run_tokenises_once(bench, monkeypatch):
     monkeypatch.setattr("craft.glue.token_cache.encode", None)
     second = bench.run("seed=1")
     assert first["provenance"]["tokens"] == second["provenance"]["tokens"]
+
+
+# --- CUDA's variable-length kernel
+
+
+def varlen_reference(query, key, value, edges, keys, longest, longest_key):
+    """What torch's kernel computes, by a mask of blocks; (T, heads, head dim)."""
+    assert edges.dtype == torch.int32 and torch.equal(edges, keys)
+    assert edges[0] == 0 and edges[-1] == len(query) == len(key)
+    lengths = edges.diff()
+    assert (lengths > 0).all() and longest == longest_key == int(lengths.max())
+    of = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    q, k, v = (t.transpose(0, 1) for t in (query, key, value))
+    scores = q @ k.transpose(-1, -2) * query.shape[-1] ** -0.5
+    scores = scores.masked_fill(of[:, None] != of[None], float("-inf"))
+    return (scores.softmax(-1) @ v).transpose(0, 1)
+
+
+def logits_and_fp32_gradients(model, batch):
+    logits = model(**batch.inputs).logits
+    loss_of(logits, batch.labels, False, len(batch.rows)).backward()
+    found = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    model.zero_grad()
+    return logits.detach(), found
+
+
+@pytest.mark.parametrize("folder", ["tiny_roberta", "tiny_bert"])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_kernel_path_is_attention_within_each_sequence(folder, scale, request, bench, monkeypatch):
+    """Also of batches after the first, whose edges are views, and with another scaling."""
+    bench.model = request.getfixturevalue(folder)
+    model = prepared(bench)
+    for module in model.modules():
+        if hasattr(module, "scaling"):
+            module.scaling *= scale
+    for batch in batches_of(bench, tokens_of(bench), True):
+        logits, gradients = logits_and_fp32_gradients(model, batch)
+        with monkeypatch.context() as patch:
+            patch.setattr("craft.packing.without_kernel", lambda *_: None)
+            patch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_reference)
+            ours, found = logits_and_fp32_gradients(model, batch)
+        torch.testing.assert_close(ours, logits, atol=1e-5, rtol=0)
+        for name, gradient in gradients.items():
+            assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+CUDA, BF16 = torch.device("cuda"), torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "reason"),
+    [
+        ((CUDA, BF16, 0.0), (9, 0), None),
+        ((CUDA, torch.float16, 0.0, 64), (8, 0), None),
+        ((torch.device("cpu"), BF16, 0.0), (9, 0), "needs a CUDA device"),
+        ((CUDA, torch.float32, 0.0), (9, 0), "precision=bf16 or fp16"),
+        ((CUDA, BF16, 0.1), (9, 0), "this is 0.1: train.attention_dropout=0"),
+        ((CUDA, BF16, 0.0), (7, 5), "capability 8.0"),
+        ((CUDA, BF16, 0.0, 20), (9, 0), "multiples of 8 up to 256, not 20"),
+    ],
+)
+def test_kernel_serves_where_it_can_and_says_why_not(asked, capability, reason, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    found = packing.without_kernel(*asked)
+    assert (found is None) == (reason is None)
+    assert reason is None or reason in found
+
+
+@pytest.mark.gpu
+def test_kernel_equals_attention_sequence_by_sequence(bench):
+    model = prepared(bench, "train.attention_dropout=0").cuda()
+    tokens = tokens_of(bench)
+    first, pad = layout(bench.model)
+    for batch in batches(tokens, np.arange(len(tokens)), 7, True, CUDA, first, pad):
+        with torch.autocast("cuda", dtype=BF16):
+            ours = model(**batch.inputs).logits
+        theirs = model(**batch.inputs).logits
+        torch.testing.assert_close(ours.float(), theirs, atol=0.05, rtol=0.05)
+
+
+# --- attention dropout as a setting
+
+
+@pytest.mark.parametrize("folder", ["tiny_roberta", "tiny_bert"])
+def test_attention_dropout_is_the_models_own_or_the_one_given(folder, request, bench):
+    bench.model = request.getfixturevalue(folder)
+
+    def seen(*more):
+        config = bench.config(*more)
+        model = prepare(config, models.locate(config.model), Seeds.of(0)).train()
+        found, attention = set(), packing.packed_attention
+
+        def watched(*arguments, dropout, **named):
+            found.add(dropout)
+            return attention(*arguments, dropout=dropout, **named)
+
+        AttentionInterface.register(packing.NAME, watched)
+        (batch, *_) = batches_of(bench, tokens_of(bench), True)
+        model(**batch.inputs)
+        AttentionInterface.register(packing.NAME, attention)
+        others = {m.p for n, m in model.named_modules() if n.endswith("output.dropout")}
+        assert others == {0.1}
+        return found
+
+    assert seen() == {0.1}
+    assert seen("train.attention_dropout=0") == {0.0}
+    assert seen("train.attention_dropout=0.3") == {0.3}
+
+
+def test_attention_dropout_is_part_of_the_identity_unless_it_is_the_models(bench):
+    def kept(*more):
+        return record.identity(bench.config(*more), "m", "d")
+
+    assert "train.attention_dropout" not in kept()
+    assert kept("train.attention_dropout=0")["train.attention_dropout"] == 0.0
+    one, other = (kept(f"train.attention_dropout={zero}") for zero in ("0", "0.0"))
+    assert record.digest(one) == record.digest(other) != record.digest(kept())
+    with pytest.raises(InputError, match="train.attention_dropout must be a number from 0 to 1"):
+        bench.config("train.attention_dropout=1.5")

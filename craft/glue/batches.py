@@ -103,14 +103,15 @@ def batches(
         if tokens.labels is None
         else torch.from_numpy(tokens.labels[np.concatenate(chunks)]).to(device)
     )
+    packings = Packing.of_batches([tokens.lengths[chunk] for chunk in chunks], device)
     start = row = 0
-    for chunk in chunks:
+    for chunk, packing in zip(chunks, packings, strict=True):
         lengths = tokens.lengths[chunk]
         end = start + int(lengths.sum())
         view = {name: flat[start:end] for name, flat in arranged.items()}
         if packed:
             inputs = {name: flat[None] for name, flat in view.items()}
-            inputs["packing"] = Packing.of(lengths, device)
+            inputs["packing"] = packing
         else:
             inputs = _padded(view, lengths, pad)
         target = None if labels is None else labels[row : row + len(chunk)]
