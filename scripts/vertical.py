@@ -33,8 +33,8 @@ compound's first layer (the authors' code).
 
 The page is made by `scripts/vertical.py` from `results/vertical.json` and the records in `results/runs`. Parameters are
 the backbone's own; the error is the mean of ||W' - W|| / ||W|| over the weights that became increments; the loss is
-masked language modelling on {sequences:,} held-out sequences of the pre-training corpus; scores are {metric} on
-**{task} of mini-GLUE (synthetic, not GLUE)**, best epoch, mean and standard deviation over n seeds, times 100.
+masked language modelling on {sequences:,} held-out sequences of the pre-training corpus; scores are CRAFT's
+{metric} on **{task} of mini-GLUE (synthetic, not GLUE)**, best epoch, mean over n seeds, times 100.
 
 {table}
 """
@@ -91,34 +91,31 @@ def scores(folder: Path, digest: str, task: str) -> tuple[pd.DataFrame, str]:
         config = provenance["config"]
         mini = config["data"]["source"] == "mini" and config["task"]["name"] == task
         label = config["method"]["label"]
-        if mini and label in ("CRAFT", "LoRA") and not config["model"]["random"]:
+        if mini and label == "CRAFT" and not config["model"]["random"]:
             vertical, score = config["model"]["vertical"], result["score"]
             headline = METRIC_NAMES[score["headline"]]
             reference = vertical["reference"] if vertical["rank"] else None
             best = 100 * score["best"][score["headline"]]
-            rows.append((reference, vertical["rank"], label, best))
-    return pd.DataFrame(rows, columns=["reference", "rank", "method", "best"]), headline
+            rows.append((reference, vertical["rank"], best))
+    return pd.DataFrame(rows, columns=["reference", "rank", "best"]), headline
 
 
 def page(facts: dict[str, Any], folder: Path) -> str:
     task = GRID.task
     found, metric = scores(folder, facts["model_digest"], task)
-    lines = ["| backbone | parameters | error | held-out loss | CRAFT | LoRA |"]
-    lines.append("|---|---:|---:|---:|---:|---:|")
+    lines = [
+        "| backbone | parameters | error | held-out loss | CRAFT, n |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for made in facts["backbones"]:
-        cells = []
-        for method in ("CRAFT", "LoRA"):
-            here = found[(found["method"] == method)]
-            same = here["rank"].isna() if made["rank"] is None else here["rank"] == made["rank"]
-            ours = here[same & (here["reference"].isin([made["reference"]]))]["best"]
-            text = "no record" if ours.empty else f"{ours.mean():.1f}"
-            text += f" ± {ours.std():.1f}" if len(ours) > 1 else ""
-            cells.append(text if ours.empty else f"{text} ({len(ours)})")
-        name = (
-            "as pre-trained" if made["rank"] is None else f"{made['reference']}, r={made['rank']}"
-        )
+        same = found["rank"].isna() if made["rank"] is None else found["rank"] == made["rank"]
+        ours = found[same & found["reference"].isin([made["reference"]])]["best"]
+        score = "no record" if ours.empty else f"{ours.mean():.1f}, {len(ours)}"
+        if len(ours) > 1:
+            score = f"{ours.mean():.1f} ± {ours.std():.1f}, {len(ours)}"
+        name = f"{made['reference']}, r={made['rank']}" if made["rank"] else "as pre-trained"
         size = f"{made['parameters']:,} | {made['error']:.3f} | {made['loss']:.3f}"
-        lines.append(f"| {name} | {size} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {size} | {score} |")
     return PAGE.format(
         compound=4,
         sequences=facts["held_out_sequences"],
