@@ -62,7 +62,7 @@ The same command with a larger budget replaces the model; this card is remade by
 ## What it learnt
 
 Full fine-tuning on real GLUE from these weights and from random ones of the same architecture, same
-recipe and seeds, {steps_each} steps of 32 examples (`python scripts/train.py -m experiment=learnt
+recipe and seeds, {steps_each} steps of {rows} examples (`python scripts/train.py -m experiment=learnt
 data=local data.dir=GLUE`); best epoch on dev, mean and standard deviation over n seeds, times 100:
 
 {evidence}
@@ -143,6 +143,7 @@ def card(folder: Path) -> str:
         hours=facts["training_seconds"] / 3600,
         utilisation="" if share is None else f", {share:.0%} of the peak of its matrix units",
         steps_each=LEARNT.train.max_steps,
+        rows=LEARNT.train.batch_size,
         evidence=evidence(learnt(folder)),
     )
 
