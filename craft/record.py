@@ -18,6 +18,7 @@ from craft.storage import set_aside, sha256, writable, write_json
 from craft.targets import peft_config_class
 
 SCHEMA = 1  # layout of the file
+FIELDS = {"schema", "protocol", "id", "status", "error", "result_sha256", "result", "provenance"}
 PROTOCOL = 1  # raised by hand when code changes what the same config results in
 
 # Every key of a composed config stands in one of the two tables (a test checks). An outcome key is
@@ -261,6 +262,8 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a run record ({type(error).__name__})") from error
     if schema != SCHEMA:
         raise InputError(f"{path}: schema {schema!r} instead of {SCHEMA}")
+    if record.keys() - {"sha256"} != FIELDS:  # records of the first commits had no such checksum
+        raise InputError(f"{path}: not a run record (it has the fields {', '.join(record)})")
     if result is not None and record["result_sha256"] != digest(result):
         raise InputError(f"{path}: the result does not match its checksum")
     if record.get("sha256", (whole := _checksum(record))) != whole:
