@@ -65,11 +65,13 @@ format: $(STAMP) ## let ruff rewrite what it can (seconds)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-report: $(STAMP) ## tables and figures from the run records (< 1 min)
+report: $(STAMP) ## tables, figures and the model card from the run records (< 1 min)
 	$(PY) scripts/report.py
+	$(PY) scripts/model_card.py
 
 report-check: $(STAMP) ## rebuild the report aside and compare it with what is committed (< 1 min)
 	$(PY) scripts/report.py --check
+	$(PY) scripts/model_card.py --check
 
 # The same command line as a sweep: ARGS="experiment=table2_base ..."
 prepare: $(STAMP) ## fetch and compute what the jobs of a sweep need, for nodes without a network: ARGS="..." (minutes)

@@ -55,7 +55,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         made = json.loads(path.read_bytes())
         for attempt in made:
             datetime.fromisoformat(attempt["started"])
-            float(attempt["seconds"]), str(attempt["ended"])
+            _ = float(attempt["seconds"]), str(attempt["ended"])
     except (ValueError, KeyError, TypeError) as error:
         aside = set_aside(path)
         warnings.warn(
