@@ -122,7 +122,7 @@ def plan(
     compose: Callable[[Sequence[str]], DictConfig],
 ) -> Sweep:
     """Every run of the sweep with its identity, as the run itself will find it, and the runs that
-    these start from, where they are not done."""
+    these start from."""
     place = _Identities(settings)
     runs: dict[str, Planned] = {}
     for overrides in job_overrides:
@@ -136,8 +136,7 @@ def plan(
             more = [f"task={config.start_from}", "start_from=null"]
             from_ = place.planned(donor_config, [*kept, *more], None)
             donor = from_.id
-            if record.RunFolder(from_.folder(config.outputs)).done() is None:
-                runs.setdefault(from_.id, from_)
+            runs.setdefault(from_.id, from_)  # done or not: the sweep stays the same one
         run = place.planned(config, overrides, donor)
         runs[run.id] = run
     outputs = place.outputs()
