@@ -55,7 +55,11 @@ def read(path: Path) -> list[dict[str, Any]]:
         made = json.loads(path.read_bytes())
         for attempt in made:
             datetime.fromisoformat(attempt["started"])
-            _ = float(attempt["seconds"]), str(attempt["ended"])
+            known = isinstance(attempt["seconds"], float | int) and isinstance(
+                attempt["ended"], str
+            )
+            if not known:
+                raise ValueError(attempt)
     except (ValueError, KeyError, TypeError) as error:
         aside = set_aside(path)
         warnings.warn(

@@ -86,7 +86,8 @@ def launch_on_slurm(
     jobs = sweep.queue(names)
     found = sweep.states(outputs, planned.runs, sweep.queued(outputs, jobs))
     todo = [one.run for one in found if one.state in ("missing", "failed")]
-    stages = stage(settings, planned, todo)
+    ahead = {one.run.id for one in found if one.state in ("pending", "running")}
+    stages = stage(settings, todo, ahead)
     _show(settings, planned, found, stages)
     if todo and settings.ask and not _agreed():
         raise InputError("nothing was submitted")
@@ -95,18 +96,17 @@ def launch_on_slurm(
         copy, taken = snapshot.take(ROOT, outputs / "snapshots", settings.allow_dirty)
         dirty = " with changes" if taken["dirty"] else ""
         print(f"snapshot of {taken['commit'][:10]}{dirty}: {copy}")
-        left = submit(settings, planned, stages, copy.resolve(), settings.max_jobs - len(jobs))
+        live = {job.id for job in jobs}
+        left = submit(settings, planned, stages, copy.resolve(), live)
         while left and not settings.detach:
             time.sleep(settings.poll_seconds)
-            live = sweep.queue(names)
-            if len(live) < settings.max_jobs:
-                left = submit(settings, planned, left, copy.resolve(),
-                              settings.max_jobs - len(live))  # fmt: skip
+            live = {job.id for job in sweep.queue(names)}
+            before, left = left, submit(settings, planned, left, copy.resolve(), live)
+            if left == before and not live & set(planned.submitted):
+                break  # they wait for what is not in the queue
         if left:
             runs = sum(len(job) for _, jobs in left for job in jobs)
-            print(
-                f"{runs} runs wait, for more than max_jobs={settings.max_jobs}: start again later"
-            )
+            print(f"{runs} runs wait for room (max_jobs) or for a run elsewhere: start again later")
     print(f"status: python scripts/sweep.py status sweep={planned.folder}")
     if settings.detach:
         return []
@@ -122,7 +122,7 @@ def plan(
     compose: Callable[[Sequence[str]], DictConfig],
 ) -> Sweep:
     """Every run of the sweep with its identity, as the run itself will find it, and the runs that
-    these start from, where they are not done."""
+    these start from."""
     place = _Identities(settings)
     runs: dict[str, Planned] = {}
     for overrides in job_overrides:
@@ -136,8 +136,7 @@ def plan(
             more = [f"task={config.start_from}", "start_from=null"]
             from_ = place.planned(donor_config, [*kept, *more], None)
             donor = from_.id
-            if record.RunFolder(from_.folder(config.outputs)).done() is None:
-                runs.setdefault(from_.id, from_)
+            runs.setdefault(from_.id, from_)  # done or not: the sweep stays the same one
         run = place.planned(config, overrides, donor)
         runs[run.id] = run
     outputs = place.outputs()
@@ -202,18 +201,17 @@ class _Identities:
 Stage = tuple[str | None, list[list[Planned]]]  # the run that its jobs wait for, and the jobs
 
 
-def stage(settings: Settings, planned: Sweep, todo: Sequence[Planned]) -> list[Stage]:
+def stage(settings: Settings, todo: Sequence[Planned], ahead: set[str]) -> list[Stage]:
     """Pack the runs that are to be submitted into jobs: first those that others start from, then
-    the rest, then what waits for a donor, by donor."""
+    the rest, then what waits for a donor, by donor. `ahead` are the runs that are in the queue."""
     ids = {run.id for run in todo}
     donors = {run.donor for run in todo if run.donor is not None}
-    live = {run.id for run in planned.runs} & donors - ids
 
     def packed(runs: Iterable[Planned]) -> list[list[Planned]]:
         return sweep.pack(list(runs), 60 * settings.job_minutes, settings.runs_per_job)
 
     stages: list[Stage] = [(None, packed(run for run in todo if run.id in donors))]
-    waits = donors & (ids | live)
+    waits = donors & (ids | ahead)
     rest = [run for run in todo if run.id not in donors and run.donor not in waits]
     stages.append((None, packed(rest)))
     for donor in sorted(waits):
@@ -222,31 +220,33 @@ def stage(settings: Settings, planned: Sweep, todo: Sequence[Planned]) -> list[S
 
 
 def submit(
-    settings: Settings, planned: Sweep, stages: Sequence[Stage], copy: Path, room: int
+    settings: Settings, planned: Sweep, stages: Sequence[Stage], copy: Path, live: set[str]
 ) -> list[Stage]:
-    """Submit as many jobs as there is room for, in arrays; returns the stages that are left."""
+    """Submit as many jobs as there is room for beside the live ones, in arrays; returns the stages
+    that are left."""
     left: list[Stage] = []
+    live, room = set(live), settings.max_jobs - len(live)
     free = [jobs for donor, jobs in stages if donor is None]
     arrays = sum(-(-len(jobs) // settings.max_array_size) for jobs in free)
     share = max(1, settings.array_parallelism // max(1, arrays))
     for donor, jobs in stages:
         jobs = list(jobs)
-        dependency = None if donor is None else _dependency(planned, donor)
+        dependency = None if donor is None else _dependency(planned, donor, live)
         while jobs and room > 0 and (donor is None or dependency is not None):
             size = min(len(jobs), settings.max_array_size, room)
             array, jobs = jobs[:size], jobs[size:]
-            _submit_array(settings, planned, array, copy, share, dependency)
+            live |= _submit_array(settings, planned, array, copy, share, dependency)
             room -= size
         if jobs:
             left.append((donor, jobs))
     return left
 
 
-def _dependency(planned: Sweep, donor: str) -> str | None:
-    """The job that holds a donor, of this sweep or of another; None where none does yet."""
+def _dependency(planned: Sweep, donor: str, live: set[str]) -> str | None:
+    """The live job that holds a donor, of this sweep or of another; None where none does yet."""
     for path in planned.folder.parent.glob("*/plan.json"):
         other = planned if path.parent == planned.folder else Sweep.read(path.parent)
-        holding = [job for job, runs in other.submitted.items() if donor in runs]
+        holding = [job for job, runs in other.submitted.items() if donor in runs and job in live]
         if holding:
             return f"afterok:{holding[-1]}"
     return None
@@ -259,8 +259,9 @@ def _submit_array(
     copy: Path,
     parallel: int,
     dependency: str | None,
-) -> None:
-    """One array of jobs, or one job; remembers at once which job holds which runs."""
+) -> set[str]:
+    """One array of jobs, or one job; remembers at once which job holds which runs, and returns the
+    jobs' ids."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -306,6 +307,7 @@ def _submit_array(
     after = f" after {dependency}" if dependency else ""
     first = made[0].job_id.split("_")[0]
     print(f"job {first}: {len(made)} x {parallel} at a time{after}")
+    return {job.job_id for job in made}
 
 
 def _show(

@@ -54,15 +54,14 @@ def test_runs_that_start_from_another_are_a_stage_after_it():
     donor, early = run_of("mnli"), run_of("early")
     waiting = [run_of(f"w{n}", donor=donor.id) for n in range(3)]
     todo = [*waiting, early, donor]
-    planned = Sweep(None, None, todo)
-    stages = cluster.stage(settings(), planned, todo)
+    stages = cluster.stage(settings(), todo, set())
     named = [(after, [[r.name for r in job] for job in jobs]) for after, jobs in stages]
     assert named == [
         (None, [["rte-mnli"]]), (None, [["rte-early"]]),
         (donor.id, [["rte-w0", "rte-w1", "rte-w2"]]),
     ]  # fmt: skip
-    once_done = cluster.stage(settings(), Sweep(None, None, waiting), waiting)
-    assert [after for after, _ in once_done] == [None]
+    assert [after for after, _ in cluster.stage(settings(), waiting, set())] == [None]
+    assert [after for after, _ in cluster.stage(settings(), waiting, {donor.id})] == [donor.id]
 
 
 # --- the state
