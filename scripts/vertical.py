@@ -79,7 +79,7 @@ def losses(corpus: Path, work: Path) -> dict[str, Any]:
 
 
 def scores(folder: Path, digest: str, task: str) -> tuple[pd.DataFrame, str]:
-    """The task's best scores in the records of these weights, by backbone and method."""
+    """CRAFT's best scores on the task in the records of these weights, by backbone."""
     from craft.record import read_all
     from craft.report.scores import METRIC_NAMES
 
@@ -96,8 +96,11 @@ def scores(folder: Path, digest: str, task: str) -> tuple[pd.DataFrame, str]:
             headline = METRIC_NAMES[score["headline"]]
             reference = vertical["reference"] if vertical["rank"] else None
             best = 100 * score["best"][score["headline"]]
-            rows.append((reference, vertical["rank"], best))
-    return pd.DataFrame(rows, columns=["reference", "rank", "best"]), headline
+            settings = json.dumps(config["train"], sort_keys=True)
+            rows.append((reference, vertical["rank"], best, settings))
+    found = pd.DataFrame(rows, columns=["reference", "rank", "best", "settings"])
+    trained_alike = found["settings"].isin(found[found["rank"].notna()]["settings"])
+    return found[trained_alike], headline
 
 
 def page(facts: dict[str, Any], folder: Path) -> str:
