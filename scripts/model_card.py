@@ -21,7 +21,7 @@ LEARNT = OmegaConf.load(ROOT / "configs" / "experiment" / "learnt.yaml")
 CARD = """\
 ---
 language: en
-license: cc-by-sa-4.0
+license: cc-by-sa-3.0
 library_name: transformers
 pipeline_tag: fill-mask
 ---
@@ -45,7 +45,7 @@ Masked language modelling with dynamic masking on packed text, by `scripts/pretr
 
 | | |
 |---|---|
-| corpus | {corpus}: English text under CC BY-SA, {corpus_tokens:,} tokens (SHA-256 `{corpus_sha256:.16}`...) |
+| corpus | {corpus}: English Wikipedia, {corpus_tokens:,} tokens (SHA-256 `{corpus_sha256:.16}`...) |
 | seen | {tokens:,} tokens in {steps:,} steps of {sequences_per_step} sequences of {sequence_length} tokens |
 | masking | {masking:.0%} of positions; of these 80 % become `<mask>`, 10 % a random token |
 | optimizer | {optimizer} |
@@ -59,6 +59,9 @@ The same command with a larger budget replaces the model; this card is remade by
 
     make pretrain-mini CORPUS=<file or folder> MINUTES=<budget>
 
+Layers that were copied from one another stay alike: the spectrum over the layers falls after the depth
+of the first stage. What this model says of structure across layers it says of its stacking, too.
+
 ## What it learnt
 
 Full fine-tuning on real GLUE from these weights and from random ones of the same architecture, same
@@ -69,9 +72,9 @@ data=local data.dir=GLUE`); best epoch on dev, mean and standard deviation over 
 
 ## Licence
 
-The weights are derived from text under the Creative Commons Attribution-ShareAlike licence (CC BY-SA);
-they, the vocabulary and the merges are offered under CC BY-SA 4.0. The code that made them is under
-this repository's Apache-2.0 licence.
+The weights, the vocabulary and the merges are derived from the text of Wikipedia, by its many authors,
+which is under the Creative Commons Attribution-ShareAlike licence 3.0 (CC BY-SA 3.0); they are offered
+under the same licence. The code that made them is under this repository's Apache-2.0 licence.
 """
 
 
@@ -114,7 +117,8 @@ def learnt(folder: Path) -> pd.DataFrame:
             best = score["best"][score["headline"]]
             random = bool(config["model"]["random"])
             rows.append((config["task"]["name"], random, score["headline"], best))
-    return pd.DataFrame(rows, columns=["task", "random", "headline", "best"])
+    found = pd.DataFrame(rows, columns=["task", "random", "headline", "best"])
+    return found.astype({"random": bool})
 
 
 def card(folder: Path) -> str:
