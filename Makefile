@@ -16,7 +16,7 @@ TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
 MINUTES ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-compat lint format report report-check promote bench doctor pretrain-mini reproduce-glue clean
+.PHONY: help setup test test-slow test-compat lint format report report-check notebooks promote bench doctor pretrain-mini reproduce-glue clean
 
 help: ## this list (at once)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +64,9 @@ report: $(STAMP) ## tables and figures from the run records (< 1 min)
 
 report-check: $(STAMP) ## rebuild the report aside and compare it with what is committed (< 1 min)
 	$(PY) scripts/report.py --check
+
+notebooks: $(STAMP) ## execute the notebooks on the committed records and keep their outputs (2 min)
+	$(PY) scripts/notebooks.py
 
 promote: $(STAMP) ## copy clean run records into results/: RUNS="outputs/runs/<run> ..." (seconds)
 	$(PY) scripts/promote.py $(RUNS)

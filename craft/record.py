@@ -215,7 +215,11 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a run record ({type(error).__name__})") from error
     if schema != SCHEMA:
         raise InputError(f"{path}: schema {schema!r} instead of {SCHEMA}")
-    if result is not None and record["result_sha256"] != digest(result):
+    try:
+        intact = result is None or record["result_sha256"] == digest(result)
+    except (ValueError, KeyError) as error:  # NaN, or no checksum
+        raise InputError(f"{path}: not a run record ({type(error).__name__})") from error
+    if not intact:
         raise InputError(f"{path}: the result does not match its checksum")
     return record
 
