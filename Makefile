@@ -16,7 +16,7 @@ TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
 MINUTES ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slurm faults test-slow test-compat lint format report report-check prepare sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
+.PHONY: help setup test test-slurm faults test-slow test-compat lint format report report-check notebooks prepare sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
 
 help: ## this list (at once)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -82,6 +82,9 @@ sweep-status: $(STAMP) ## the newest sweep on Slurm, or SWEEP=<folder>: runs by 
 
 sweep-cancel: $(STAMP) ## cancel the jobs of the newest sweep on Slurm, or of SWEEP=<folder>, alone (seconds)
 	$(PY) scripts/sweep.py cancel $(if $(SWEEP),"sweep=$(SWEEP)") $(if $(OUTPUTS),"outputs=$(OUTPUTS)")
+
+notebooks: $(STAMP) ## execute the notebooks on the committed records and keep their outputs (2 min)
+	$(PY) scripts/notebooks.py
 
 promote: $(STAMP) ## copy clean run records into results/: RUNS="outputs/runs/<run> ..." (seconds)
 	$(PY) scripts/promote.py $(RUNS)

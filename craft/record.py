@@ -264,9 +264,14 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: schema {schema!r} instead of {SCHEMA}")
     if record.keys() - {"sha256"} != FIELDS:  # records of the first commits had no such checksum
         raise InputError(f"{path}: not a run record (it has the fields {', '.join(record)})")
-    if result is not None and record["result_sha256"] != digest(result):
+    try:
+        result_intact = result is None or record["result_sha256"] == digest(result)
+        whole = _checksum(record)
+    except ValueError as error:  # NaN has no digest
+        raise InputError(f"{path}: not a run record ({type(error).__name__})") from error
+    if not result_intact:
         raise InputError(f"{path}: the result does not match its checksum")
-    if record.get("sha256", (whole := _checksum(record))) != whole:
+    if record.get("sha256", whole) != whole:
         raise InputError(f"{path}: the record does not match its checksum")
     return record
 

@@ -100,7 +100,7 @@ def scores(folder: Path, digest: str, task: str) -> tuple[pd.DataFrame, str]:
             rows.append((reference, vertical["rank"], best, settings))
     found = pd.DataFrame(rows, columns=["reference", "rank", "best", "settings"])
     trained_alike = found["settings"].isin(found[found["rank"].notna()]["settings"])
-    return found[trained_alike], headline
+    return found.loc[trained_alike], headline
 
 
 def page(facts: dict[str, Any], folder: Path) -> str:

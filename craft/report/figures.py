@@ -7,7 +7,8 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import RobertaConfig
 from craft.counts import expected_parameters
 from craft.report.load import TITLES, Records
 from craft.report.published import EIGHT
+from craft.report.render import span
 from craft.report.scores import METRIC_NAMES, NAMES, Row, rows, tasks_of
 from craft.report.sizes import SHAPES, methods
 from craft.report.style import Drawn, Looks, canvas, legend_below, styled
@@ -35,7 +37,7 @@ def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
     chosen["LoTR"]["peft"]["share"] = "projection"  # as the paper counts it
     data = []
     with styled():
-        figure = canvas(7.2, 3.3)
+        figure = canvas(7.2, 3.4)
         axes = figure.subplots(1, len(WIDTHS), sharey=True)
         for axis, width in zip(axes, WIDTHS, strict=True):
             for label in (m for m in OF_DEPTH if m in chosen):
@@ -47,7 +49,8 @@ def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
                 heavy = {"linewidth": 2.4} if label == "CRAFT" else {}
                 # PiSSA lies on LoRA: drawn thin above it
                 heavy |= {"linewidth": 0.7, "markersize": 2} if label == "PiSSA" else {}
-                axis.plot(DEPTHS, counts, label=label, **{**looks.line(label), **heavy})
+                name = f"{label} {_size(chosen[label]['peft'])}"
+                axis.plot(DEPTHS, counts, label=name, **{**looks.line(label), **heavy})
             for shape in SHAPES.values():
                 if shape.hidden_size == width:
                     axis.axvline(shape.num_hidden_layers, color="#888888", linewidth=0.6)
@@ -55,8 +58,16 @@ def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
             axis.set_xticks([2, 6, 12, 24, 48, 96], ["2", "6", "12", "24", "48", "96"])
             axis.minorticks_off()
         axes[0].set_ylabel("trained parameters besides the head")
-        legend_below(figure, axes, columns=7)
+        legend_below(figure, axes, columns=4)
     return Drawn("parameters_against_depth", figure, pd.DataFrame(data))
+
+
+def _size(peft: Mapping[str, Any]) -> str:
+    """What a method's size is fixed at: `24×100×100`, `r=8`, `bottleneck=64`."""
+    if "ranks" in peft:
+        return "×".join(map(str, peft["ranks"]))
+    key = "r" if "r" in peft else "bottleneck"
+    return f"{key}={peft[key]}"
 
 
 def _title(width: int) -> str:
@@ -74,12 +85,18 @@ def score_against_parameters(
     """Mean score against adapter parameters, with the front of rows that no other beats in both."""
     found = found[(found["suite"] == suite) & (found["model"] == model)]
     tasks = tasks_of(found)
-    points = [
-        {"method": row.method, "row": row.name, "parameters": row.parameters("adapter").max()}
-        | {"score": 100 * average, "source": "ours"}
-        for row in rows(found)
-        if (average := row.average(tasks)) is not None
-    ]
+    points, partial = [], []
+    for row in rows(found):
+        average = row.average(tasks)
+        if average is None:
+            partial.append(row.name)
+            continue
+        seeds = [int(cell["n"]) for cell in row.cells.values()]
+        points.append(
+            {"method": row.method, "row": row.name, "parameters": row.parameters("adapter").max()}
+            | {"score": 100 * average, "fewest_seeds": min(seeds), "most_seeds": max(seeds)}
+            | {"source": "ours"}
+        )
     if suite == "paper" and tasks == EIGHT:
         points += [
             {"method": r["method"], "row": r["method"], "parameters": 1e6 * r["params_millions"]}
@@ -109,15 +126,26 @@ def score_against_parameters(
                 label=point["row"] if ours else f"{point['row']} (published)",
             )
         axis.set_xscale("symlog", linthresh=1000, linscale=0.4)
-        axis.set_xticks([0, *(10.0**n for n in range(3, 9))])
+        most = math.floor(math.log10(max(data["parameters"].max(), 1e4)))
+        axis.set_xticks([0, *(10.0**n for n in range(3, most + 1))])
         axis.set_xticks([], minor=True)
         axis.set(
             xlabel="adapter parameters (zero at the left edge)",
-            ylabel=f"mean of {len(tasks)} dev scores, per cent",
+            ylabel=f"mean of {len(tasks)} dev scores, per cent\n({_seeds(data)})",
         )
-        axis.set_title(f"{TITLES[suite]}, {model}\n{', '.join(NAMES[t] for t in tasks)}")
+        figure.suptitle(f"{TITLES[suite]}, {model}\n{', '.join(NAMES[t] for t in tasks)}")
+        if partial:
+            left_out = f"not shown, without a record of every task: {'; '.join(partial)}"
+            axis.set_title(textwrap.fill(left_out, 72), fontsize=6.5)
         legend_below(figure, [axis], columns=3)
     return Drawn(f"pareto_{suite}_{model}", figure, data)
+
+
+def _seeds(data: pd.DataFrame) -> str:
+    """`medians over 3 seeds`, of the rows that are ours."""
+    counted = pd.concat([data["fewest_seeds"], data["most_seeds"]])
+    text = span(counted)
+    return f"medians over {text} seed{'' if text == '1' else 's'}"
 
 
 def _variant(data: pd.DataFrame, method: str, row: str) -> int:
@@ -196,7 +224,8 @@ def learning_curves(records: Records, suite: str, model: str, looks: Looks) -> D
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for axis in axes[len(tasks) :]:
             axis.remove()
-        figure.suptitle(f"{TITLES[suite]}, {model}\ndev score by epoch")
+        meaning = "thin: every seed; marked: mean over seeds"
+        figure.suptitle(f"{TITLES[suite]}, {model}\ndev score by epoch ({meaning})")
         legend_below(figure, axes[: len(tasks)], columns=3, order=names)
     return Drawn(f"curves_{suite}_{model}", figure, data)
 

@@ -62,6 +62,7 @@ RUN_COLUMNS = (
     "path",
 )
 
+IDENTITY = ("protocol", "model.digest", "data.digest")  # what tells rows apart besides settings
 UNSUCCESSFUL_COLUMNS = ["name", "suite", "model", "task", "method", "status", "error", "seconds"]
 
 
@@ -82,6 +83,11 @@ class Records:
     unsuccessful: pd.DataFrame
     left_out: list[str]
     raw: dict[str, dict[str, Any]]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was no file at all."""
+        return self.runs.empty and self.unsuccessful.empty and not self.left_out
 
 
 def load(folders: Iterable[Path], configs: Path) -> Records:
@@ -154,6 +160,8 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
     hardware = provenance["environment"]["hardware"]
     examples = provenance["data"]["examples"]
     default = defaults.of(label, provenance["model"]["name"], task["name"])
+    if lacking := [key for key in IDENTITY if key not in result["config"]]:
+        raise KeyError(lacking[0])
     return {
         "id": made["id"],
         "name": provenance["name"],

@@ -9,6 +9,8 @@ import pandas as pd
 from craft.storage import write_text
 
 MISSING = "-"
+PAGE = 32  # rows of a LaTeX table, with its notes
+NO_RECORD = "-: no record; there is no mean where one is missing"
 SYMBOLS = {"±": r"$\pm$", "−": "$-$", "×": r"$\times$", "≤": r"$\le$", "√": r"$\surd$"}
 SYMBOLS |= {c: f"${c}$" for c in "<>|"}  # other signs in TeX's old text fonts
 SYMBOLS |= {"†": r"$\dagger$", "²": r"$^2$", "³": r"$^3$", "–": "--", "α": r"$\alpha$"}
@@ -48,38 +50,30 @@ class Table:
         return [[c.replace("|", r"\|") for c in padded(row)] for row in [self.header, *self.rows]]
 
     def latex(self) -> str:
-        """A floating table that needs `booktabs` and `graphicx` alone."""
+        """Floating tables that need `booktabs` and `graphicx` alone, as many as fit the rows."""
         width = len(self.header)
-        lines = []
-        for row in self.rows:
-            if len(row) == 1:
-                rule = r"\midrule " if lines else ""
-                lines.append(rf"{rule}\multicolumn{{{width}}}{{l}}{{{escape(row[0])}}} \\")
-            else:
-                lines.append(" & ".join(map(escape, row)) + r" \\")
-        notes = [rf"\par {escape(note)}" for note in self.notes]
-        return (
-            "\n".join(
-                [
-                    r"% needs \usepackage{booktabs,graphicx}",
-                    r"\begin{table}",
-                    r"\centering",
-                    rf"\caption{{{escape(self.title)}}}",
-                    rf"\label{{tab:{self.name}}}",
-                    r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-                    rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-                    r"\toprule",
-                    " & ".join(map(escape, self.header)) + r" \\",
-                    r"\midrule",
-                    *lines,
-                    r"\bottomrule",
-                    r"\end{tabular}}",
-                    *([r"\footnotesize", *notes] if notes else []),
-                    r"\end{table}",
-                ]
-            )
-            + "\n"
-        )
+        lines = [
+            rf"\multicolumn{{{width}}}{{l}}{{{escape(row[0])}}} \\"
+            if len(row) == 1
+            else " & ".join(map(escape, row)) + r" \\"
+            for row in self.rows
+        ]
+        parts = [lines[i : i + PAGE] for i in range(0, len(lines), PAGE)] or [[]]
+        text = [r"% needs \usepackage{booktabs,graphicx}"]
+        for number, part in enumerate(parts, start=1):
+            several = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
+            label = self.name if number == 1 else f"{self.name}-{number}"
+            text += [r"\begin{table}", r"\centering"]
+            text += [rf"\caption{{{escape(self.title + several)}}}", rf"\label{{tab:{label}}}"]
+            text += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
+            text += [rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule"]
+            text += [" & ".join(map(escape, self.header)) + r" \\", r"\midrule"]
+            text += [_ruled(part, line) for line in range(len(part))]
+            text += [r"\bottomrule", r"\end{tabular}}"]
+            if number == len(parts) and self.notes:
+                text += [r"\footnotesize", *(rf"\par {escape(note)}" for note in self.notes)]
+            text += [r"\end{table}"]
+        return "\n".join(text) + "\n"
 
     def csv(self) -> str:
         return csv(self.data)
@@ -87,6 +81,12 @@ class Table:
     def write(self, folder: Path) -> None:
         for suffix, text in (("md", self.markdown()), ("tex", self.latex()), ("csv", self.csv())):
             write_text(folder / f"{self.name}.{suffix}", text)
+
+
+def _ruled(lines: list[str], line: int) -> str:
+    """A line of a table, with a rule above a heading that is not the first."""
+    heading = line > 0 and lines[line].startswith(r"\multicolumn")
+    return (r"\midrule " if heading else "") + lines[line]
 
 
 def csv(data: pd.DataFrame, digits: int = 6) -> str:

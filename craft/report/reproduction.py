@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from craft.report.published import EIGHT, SIX
-from craft.report.render import MISSING, Table, percent, signed
+from craft.report.render import MISSING, NO_RECORD, Table, percent, signed
 from craft.report.scores import CELL, NAMES, Row, mark_notes, marks, rows
 
 ROUNDING = 0.05  # points; published scores have one decimal
@@ -83,11 +83,12 @@ def reproduction_table(
         rows=body,
         data=pd.DataFrame(data),
         notes=[
-            "published: *: copied there from LoRA (arXiv 2106.09685), median of 5 seeds; "
-            "†: the same, restricted setup; own: the authors' run, one seed",
+            "published: *: copied there from LoRA (arXiv 2106.09685), whose own runs are medians "
+            "of 5 seeds; †: the same, restricted setup; own: the authors' run, one seed",
             "FT and LoRA with * start MRPC, RTE and STS-B from MNLI, rows with † do not; of the "
             "others it is unknown",
-            "reproduced: median over seeds at the best epoch (n; marks)",
+            "reproduced: rerun here, median over seeds at the best epoch (n; marks)",
+            NO_RECORD,
             "difference in points; in: within 2 standard deviations of the published row, or, "
             "where it has none, the "
             "published number lies in our 95 % bootstrap interval over seeds and dev examples; "

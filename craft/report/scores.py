@@ -11,10 +11,18 @@ from typing import Any
 import pandas as pd
 
 from craft.report.load import TASKS, TITLES, Records
-from craft.report.render import MISSING, Table, percent, span
+from craft.report.render import MISSING, NO_RECORD, Table, percent, span
 
-NAMES = {"mnli": "MNLI", "sst2": "SST-2", "mrpc": "MRPC", "cola": "CoLA", "qnli": "QNLI"}
-NAMES |= {"qqp": "QQP", "rte": "RTE", "stsb": "STS-B", "wnli": "WNLI"}
+
+class Names(dict[str, str]):
+    """Names as they are printed; a task that is added has its own."""
+
+    def __missing__(self, key: str) -> str:
+        return key
+
+
+NAMES = Names(mnli="MNLI", sst2="SST-2", mrpc="MRPC", cola="CoLA", qnli="QNLI", qqp="QQP")
+NAMES |= {"rte": "RTE", "stsb": "STS-B", "wnli": "WNLI"}
 METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews correlation"}
 METRIC_NAMES |= {"pearson": "Pearson correlation", "spearman": "Spearman correlation"}
 CELL = ["suite", "model", "method", "settings", "start_from", "task"]
@@ -91,9 +99,9 @@ def rows(found: pd.DataFrame) -> Iterator[Row]:
 
 
 def tasks_of(found: pd.DataFrame) -> tuple[str, ...]:
-    """The tasks that have a record, in the order of the published tables."""
+    """The tasks that have a record, in the order of the published tables, others after them."""
     present = set(found["task"])
-    return tuple(task for task in TASKS if task in present)
+    return tuple(t for t in (*TASKS, *sorted(present - set(TASKS))) if t in present)
 
 
 def cell_text(cell: pd.Series | None) -> str:
@@ -166,6 +174,7 @@ def score_table(found: pd.DataFrame, suite: str, model: str) -> Table:
             "adapter, head: trained parameters; a span where they differ between tasks",
             f"mean: of the medians at the best epoch over {', '.join(NAMES[t] for t in tasks)}, "
             "where all are there",
+            *([NO_RECORD] if any(MISSING in line for line in body) else []),
             *mark_notes(found),
         ],
     )

@@ -77,7 +77,8 @@ def parameter_table(records: Records, orders: pd.DataFrame, configs: Path) -> Ta
             "to the depth), f "
             "feed-forward width, V vocabulary, P positions, T token types; the same formulas that "
             "the tests check",
-            "counted: in the records of runs with the method's default settings",
+            "counted: in the records of runs with the method's default settings; -: no record, or "
+            "not in the paper",
             "LoTR: its code shares U and V between q and v; the paper counts them per projection, "
             "n (2 d r + L r^2)",
         ],

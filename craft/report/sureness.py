@@ -170,6 +170,7 @@ def comparison_table(found: pd.DataFrame, suite: str, model: str) -> Table:
         rows=body,
         data=found,
         notes=[
+            *[f"CRAFT: {settings}" for settings in found["settings"].drop_duplicates() if settings],
             "difference: mean over the seeds that both have, on the same dev examples; interval "
             "by paired bootstrap "
             "over seeds and examples together",
@@ -180,7 +181,10 @@ def comparison_table(found: pd.DataFrame, suite: str, model: str) -> Table:
             "to the power 1 - seeds",
             "detectable: the smallest true difference that these seeds and examples would have "
             "shown in 80 % of "
-            "cases, at the strictest level of the correction; - with one seed: none",
+            "cases, at the strictest level of the correction; - with one seed, or where no "
+            "prediction differed",
+            "seeds: those that both have, with predictions on the same dev examples; 0: there is "
+            "nothing to compare",
             "undecided: this many seeds and examples cannot tell; it does not mean that the two "
             "are the same",
         ],

@@ -67,6 +67,10 @@ def test_counts_against_depth_are_the_papers(drawn):
     assert data[(768, "CRAFT", 12)] == 40_288 and data[(1024, "CRAFT", 24)] == 41_152
     assert data[(768, "LoRA", 12)] == 294_912 and data[(1024, "LoRA", 24)] == 786_432
     assert data[(768, "LoTR", 12)] == 2 * (2 * 768 * 32 + 12 * 32**2)
+    (legend,) = drawn["parameters_against_depth"].figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:3] == [
+        "CRAFT 24×100×100", "LoRA r=8", "PiSSA r=8",
+    ]  # fmt: skip
     assert data[(4096, "CRAFT", 96)] == data[(768, "CRAFT", 96)] == 41_152
 
 
@@ -84,7 +88,11 @@ def test_the_front_holds_what_no_smaller_row_beats():
 
 
 def test_pareto_takes_only_rows_with_every_task(drawn):
-    assert set(drawn["pareto_mini_roberta_mini"].data["row"]) == {"CRAFT", "LoRA", "Head only"}
+    figure = drawn["pareto_mini_roberta_mini"]
+    assert set(figure.data["row"]) == {"CRAFT", "LoRA", "Head only"}
+    said = " ".join(figure.figure.axes[0].get_title().split())
+    assert said.startswith("not shown, without a record of every task: CRAFT (ranks=(12, 64, 64));")
+    assert "(medians over 2 seeds)" in figure.figure.axes[0].get_ylabel()
 
 
 def test_ranks_are_in_the_order_of_their_size(drawn):

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from made_records import CONFIGS, make_folder, make_run
 
+from craft import record
 from craft.report.load import load
 from craft.report.scores import cell_text, cells, rows, score_table
 
@@ -50,17 +51,25 @@ def test_damaged_foreign_and_older_records_are_named_and_left_out(tmp_path):
     old, lacking = paths[other["provenance"]["name"]], paths[foreign["provenance"]["name"]]
     old.write_text(json.dumps(other | {"schema": 0}))
     lacking.write_text(json.dumps({k: v for k, v in foreign.items() if k != "provenance"}))
-    for name, text in (("damaged", '{"schema": 1'), ("alien", '{"a": 1}'), ("list", "[]")):
+    texts = {"damaged": '{"schema": 1', "alien": '{"a": 1}', "list": "[]"}
+    texts |= {"nan": '{"schema": 1, "result": {"a": NaN}, "result_sha256": "0"}'}
+    texts |= {"unsigned": '{"schema": 1, "result": {}}'}
+    for name, text in texts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_text(text)
     changed = json.loads(make_run_text(tmp_path))
     changed["result"]["score"]["best"]["accuracy"] = 0.99
     (tmp_path / "typed").mkdir()
     (tmp_path / "typed" / "record.json").write_text(json.dumps(changed))
+    nameless = json.loads(make_run_text(tmp_path))
+    del nameless["result"]["config"]["model.digest"]
+    nameless |= {"id": "another", "result_sha256": record.digest(nameless["result"])}
+    (tmp_path / "nameless").mkdir()
+    (tmp_path / "nameless" / "record.json").write_text(json.dumps(nameless))
     records = load([tmp_path], CONFIGS)
     assert list(records.runs["name"]) == [good["provenance"]["name"]]
-    assert len(records.left_out) == 6
-    for name in (str(old), str(lacking), "/damaged/", "/alien/", "/list/", "/typed/"):
+    assert len(records.left_out) == 9
+    for name in (str(old), str(lacking), *(f"/{n}/" for n in (*texts, "typed", "nameless"))):
         assert sum(name in line for line in records.left_out) == 1, name
 
 

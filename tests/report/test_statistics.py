@@ -133,6 +133,11 @@ def test_smallest_detectable_difference_is_found_in_four_of_five_cases():
     assert 0.74 < found / 2000 < 0.86
 
 
+def test_predictions_that_never_differ_show_nothing():
+    same = paired_difference(*[np.ones(3)] * 2, *[np.ones((DRAWS, 3))] * 2)
+    assert same.smallest_detectable() == float("inf") and same.p == 1.0
+
+
 def test_a_verdict_is_never_equal():
     def of(mean, low, high):
         return Difference(5, mean, 0.01, 4, low, high, 0.01, 0.06)

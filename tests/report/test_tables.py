@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from made_records import CONFIGS, make_run
 
+from craft import record
 from craft.errors import InputError
 from craft.report import published
 from craft.report.build import END, START, build, differing, readme_with
@@ -22,7 +23,7 @@ from craft.report.load import load
 from craft.report.published import EIGHT, SIX
 from craft.report.render import Table, escape
 from craft.report.reproduction import reproduction_table
-from craft.report.scores import cells
+from craft.report.scores import cells, score_table
 from craft.report.sizes import cost_table, parameter_table
 from craft.report.sureness import Resampled, intervals
 
@@ -211,17 +212,35 @@ def test_every_table_is_ascii_in_latex_and_rectangular(report):
         assert table.latex().count("{") == table.latex().count("}")
 
 
+def long_table():
+    rows = [["heading"], *([f"row {n}", "1.0", "-"] for n in range(75))]
+    data = pd.DataFrame({"n": range(75)})
+    return Table("long", "Long", ["name", "score", "more"], rows, data, ["a note", "another"])
+
+
+def test_a_long_table_is_several_in_latex_with_every_row_once():
+    text = long_table().latex()
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
+    assert re.findall(r"^row (\d+) & 1.0 & - \\\\$", text, re.M) == [str(n) for n in range(75)]
+    assert re.findall(r"\\caption{(.*)}", text) == [f"Long ({n} of 3)" for n in (1, 2, 3)]
+    assert re.findall(r"\\label{(.*)}", text) == ["tab:long", "tab:long-2", "tab:long-3"]
+    assert text.count("a note") == 1 and text.index("a note") > text.index("row 74")
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on PATH")
-def test_latex_compiles(report, tmp_path):
-    for table in report.tables:
-        document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
-        (tmp_path / "t.tex").write_text(f"{document}\n{table.latex()}\n\\end{{document}}\n")
-        subprocess.run(
-            ["pdflatex", "-halt-on-error", "t.tex"],
-            cwd=tmp_path,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+def test_latex_compiles_and_nothing_leaves_the_page(report, tmp_path):
+    texts = [table.latex() for table in (*report.tables, long_table())]
+    document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    body = "\n\\clearpage\n".join(texts)
+    (tmp_path / "t.tex").write_text(f"{document}\n{body}\n\\end{{document}}\n")
+    subprocess.run(
+        ["pdflatex", "-halt-on-error", "t.tex"],
+        cwd=tmp_path,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    log = (tmp_path / "t.log").read_text(encoding="latin-1")
+    assert "Float too large" not in log and "Overfull" not in log
 
 
 def test_markdown_has_headings_and_escapes_bars():
@@ -262,6 +281,29 @@ def test_the_readme_block_is_checked_and_filled(report, tmp_path):
         readme_with(f"{END} {START}", "x")
 
 
+def test_a_cell_without_a_record_says_so(report, paper):
+    tables = {table.name: table for table in report.tables}
+    for name in ("scores_paper_roberta_base", "table2_roberta_base", "table2_roberta_large"):
+        assert any("-" in row for row in tables[name].rows), name
+        assert sum("-: no record" in note for note in tables[name].notes) == 1, name
+    whole = score_table(cells(paper.runs[paper.runs["method"] == "LoRA"]), "paper", "roberta_base")
+    assert not any("no record" in note for note in whole.notes)
+
+
+def test_a_task_that_was_added_is_in_every_table(tmp_path):
+    made = make_run(tmp_path, "rte", best=0.6)
+    other = make_run(tmp_path, "mrpc", best=0.7)
+    path = tmp_path / other["provenance"]["name"] / "record.json"
+    other["provenance"]["config"]["task"]["name"] = "snli"
+    record.write(path, other)
+    records = load([tmp_path], CONFIGS)
+    assert not records.left_out and set(records.runs["task"]) == {"rte", "snli"}
+    report = build(records, PUBLISHED, CONFIGS, [])
+    table = next(t for t in report.tables if t.name == "scores_mini_roberta_mini")
+    assert table.header[3:] == ["RTE", "snli", "mean of 2"]
+    assert table.rows[0][-1] == "65.0" and made["id"] in set(records.runs["id"])
+
+
 def test_a_report_of_nothing_is_a_report():
     empty = load([], CONFIGS)
     report = build(empty, PUBLISHED, CONFIGS, [])
@@ -298,6 +340,23 @@ def test_the_script_reports_and_fails_a_check(script, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         script("records=runs", "out=out", "models=", "--check")
     assert ended.value.code == 1 and "scores.csv" in capsys.readouterr().err
+
+
+def test_a_check_without_records_and_report_says_so_and_one_without_records_alone_fails(
+    script, tmp_path, capsys
+):
+    Path("runs").mkdir()
+    script("records=runs", "out=out", "models=", "--check")
+    assert "no records and no report in out: nothing to check" in capsys.readouterr().out
+    make_run("runs", "rte")
+    with pytest.raises(SystemExit) as ended:
+        script("records=runs", "out=out", "models=", "--check")
+    assert ended.value.code == 1 and "scores.csv" in capsys.readouterr().err
+    shutil.rmtree("runs")
+    Path("runs").mkdir()
+    Path("out/tables").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        script("records=runs", "out=out", "models=", "--check")
 
 
 def test_the_script_names_wrong_arguments(script):
