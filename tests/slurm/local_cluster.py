@@ -3,17 +3,21 @@ slurmd, fake GPUs, arrays of at most 4, preemption by a partition of higher prio
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 CONF = """ClusterName=craft
 SlurmctldHost={host}(127.0.0.1)
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=15
 SlurmUser=root
 SlurmdUser=root
 SlurmctldPort=16917
@@ -42,11 +46,11 @@ GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdTimeout=15
-KillWait=15
+KillWait=5
 MinJobAge=60
 NodeName=a NodeHostname={host} NodeAddr=127.0.0.1 Port=16931 CPUs=2 RealMemory=6000 Gres=gpu:1
 NodeName=b NodeHostname={host} NodeAddr=127.0.0.1 Port=16932 CPUs=2 RealMemory=6000 Gres=gpu:1
-PartitionName=low Nodes=a,b Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=low Nodes=a,b Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=15
 PartitionName=high Nodes=a,b MaxTime=INFINITE State=UP PriorityTier=10
 """
 NEEDED = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
@@ -58,6 +62,16 @@ def lacking() -> str | None:
         return "only root can start slurmd"
     missing = [name for name in NEEDED if shutil.which(name) is None]
     return f"not installed: {', '.join(missing)}" if missing else None
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job, or a task of an array, as squeue shows it; `node` is empty where it waits."""
+
+    id: str
+    state: str
+    name: str
+    node: str
 
 
 class Cluster:
@@ -74,24 +88,36 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
-    def jobs(self) -> dict[str, str]:
-        """Job or task of an array -> state, of all that is in the queue."""
-        rows = self.call("squeue", "--array", "--noheader", "--format=%i %T").splitlines()
-        return dict(row.split() for row in rows)
+    def jobs(self) -> list[Queued]:
+        """All that is in the queue, apart from what is leaving it."""
+        rows = self.call("squeue", "--array", "--noheader", "--format=%i|%T|%j|%N").splitlines()
+        found = [Queued(*row.split("|")) for row in rows]
+        return [job for job in found if job.state != "COMPLETING"]
+
+    def restarts(self, job: str) -> int:
+        """How often a job has been requeued."""
+        (said,) = re.findall(r"Restarts=(\d+)", self.call("scontrol", "show", "job", "-o", job))
+        return int(said)
 
     def start_node(self, name: str) -> None:
         self.call("slurmd", "-N", name)
 
     def pull_the_plug(self, name: str) -> None:
-        """End a node as a power cut does: its daemon and all that runs on it."""
+        """End a node as a power cut does: its daemon and all that runs on it, none of which tells
+        the controller; so all are stopped before the first is killed."""
         daemon = int((self.folder / f"slurmd.{name}.pid").read_text())
-        os.kill(daemon, signal.SIGKILL)
-        for process in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                inside = {f"SLURMD_NODENAME={name}", f"SLURM_CONF={self.folder / 'slurm.conf'}"}
-                found = (process / "environ").read_bytes().decode(errors="replace").split("\0")
-                if inside <= set(found):
-                    os.kill(int(process.name), signal.SIGKILL)
+        doomed = [psutil.Process(daemon)]
+        here = {"SLURMD_NODENAME": name, "SLURM_CONF": str(self.folder / "slurm.conf")}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if here.items() <= process.environ().items():
+                    # slurmstepd overwrites its own environment: it is known by its children's
+                    steps = [p for p in process.parents() if p.name().startswith("slurmstepd")]
+                    doomed += [process, *steps]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in set(doomed):
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(number)
 
 
 @contextlib.contextmanager
