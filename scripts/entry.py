@@ -205,6 +205,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         allowed = ", ".join(error.options or ()) or "(none)"
+        if (group, name) == ("hydra/sweeper", "optuna"):
+            return 'the sweeper optuna is not installed: pip install "craft-peft[hpo]"'
         if group.startswith("recipe/"):
             method = group.removeprefix("recipe/")
             return f"method {method} has no recipe for model {name!r}; it has one for {allowed}"
