@@ -56,6 +56,10 @@ PartitionName=high Nodes=a,b MaxTime=INFINITE State=UP PriorityTier=10
 NEEDED = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
 
 
+class NotAllowed(Exception):
+    """This machine, a restricted container perhaps, does not let a daemon start."""
+
+
 def lacking() -> str | None:
     """Why no cluster can be started here, or None."""
     if os.geteuid():
@@ -133,26 +137,48 @@ def running(folder: Path) -> Iterator[Cluster]:
     for name in "ab":
         (folder / f"gpu.{name}").touch()
     cluster = Cluster(folder)
-    at = f"--key-file={folder}/munge.key"
-    cluster.call("mungekey", "--create", f"--keyfile={folder}/munge.key")
     try:
-        cluster.call("munged", "--force", at, f"--socket={folder}/munge.socket",
-                     f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log",
-                     f"--seed-file={folder}/munged.seed")  # fmt: skip
-        cluster.call("slurmctld")
-        for name in "ab":
-            cluster.start_node(name)
-        for _ in range(60):
-            if cluster.call("sinfo", "--noheader", "--format=%T", "-p", "low").split() == ["idle"]:
-                break
-            time.sleep(1)
+        with naming_what_is_not_allowed(folder):
+            start_daemons(cluster)
         yield cluster
     finally:
         with contextlib.suppress(OSError, AssertionError, subprocess.TimeoutExpired):
             cluster.call("scancel", "--user=root")
         for name in "ab":
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, psutil.Error):
                 cluster.pull_the_plug(name)
         for path in folder.glob("*.pid"):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGKILL)
+
+
+def start_daemons(cluster: Cluster) -> None:
+    """Start munge, the controller and both nodes, and wait until the nodes are idle."""
+    at = cluster.folder
+    cluster.call("mungekey", "--create", f"--keyfile={at}/munge.key")
+    cluster.call("munged", "--force", f"--key-file={at}/munge.key", f"--socket={at}/munge.socket",
+                 f"--pid-file={at}/munged.pid", f"--log-file={at}/munged.log",
+                 f"--seed-file={at}/munged.seed")  # fmt: skip
+    cluster.call("slurmctld")
+    for name in "ab":
+        cluster.start_node(name)
+    states = []
+    for _ in range(60):
+        states = cluster.call("sinfo", "--noheader", "--format=%T", "-p", "low").split()
+        if states == ["idle"]:
+            return
+        time.sleep(1)
+    raise AssertionError(f"the nodes are {states} a minute after their start")
+
+
+@contextlib.contextmanager
+def naming_what_is_not_allowed(folder: Path) -> Iterator[None]:
+    """NotAllowed where a daemon did not start and its words say that it may not; else the error."""
+    try:
+        yield
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        said = [str(error), *(path.read_text() for path in sorted(folder.glob("*.log")))]
+        for line in "\n".join(said).splitlines():
+            if re.search("operation not permitted|permission denied", line, re.IGNORECASE):
+                raise NotAllowed(line.strip()) from error
+        raise
