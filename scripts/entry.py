@@ -188,7 +188,11 @@ def start(main: Callable[[], None]) -> None:
     except (Interrupted, Stopped, KeyboardInterrupt) as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        if stopped() and type(error).__name__ == "TerminatedWorkerError":
+            # one of joblib's workers was not yet up to hear the signal that was handed on to it
+            print("interrupted: a worker ended before its run began", file=sys.stderr)
+            sys.exit(130)
         if LastLine.sweep is None:
             raise
         sys.excepthook(*sys.exc_info())
