@@ -337,6 +337,7 @@ except InputError as error:
 """
 
 
+@pytest.mark.slow  # the hub's client tries for 20 seconds
 def test_hub_that_is_down_is_no_matter_with_a_cache_and_one_line_without(tiny_roberta, tmp_path):
     """Nothing listens at the address of this hub."""
     with injecting("hub down"):
