@@ -309,7 +309,7 @@ def _tell_of_the_kernel(config: RunConfig, model: PreTrainedModel) -> None:
     reason = packing.without_kernel(device, dtype, models.attention_dropout(model.config))
     if reason is not None:
         warnings.warn(
-            f"packed attention trains sequence by sequence, not by torch's kernel: {reason}",
+            f"packed attention trains by plain products, not by torch's kernel: {reason}",
             stacklevel=2,
         )
 

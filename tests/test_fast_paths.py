@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import multiprocessing
 import time
 import warnings
@@ -251,6 +252,60 @@ def test_run_tokenises_once(bench, monkeypatch):
     monkeypatch.setattr("craft.glue.token_cache.encode", None)
     second = bench.run("seed=1")
     assert first["provenance"]["tokens"] == second["provenance"]["tokens"]
+
+
+# --- attention in rectangles of sequences of like length
+
+
+def by_sequence(query, key, value, scaling, packing):
+    """In float64, but for the softmax of `packed_attention`, which is that of the models: in
+    float32."""
+    lengths = np.diff(packing.edges.numpy()).tolist()
+    found = []
+    for q, k, v in zip(*(t[0].split(lengths, 1) for t in (query, key, value)), strict=True):
+        found.append((q * scaling @ k.transpose(-1, -2)).softmax(-1) @ v)
+    return torch.cat(found, 1).transpose(0, 1).unsqueeze(0)
+
+
+@pytest.mark.parametrize("price", [0, 100, 10**9])  # from one rectangle a length to one in all
+@pytest.mark.parametrize("lengths", [[7], [3, 3, 3], [2, 5, 5, 9, 17, 30], [9, 2, 9, 30, 1]])
+def test_rectangles_are_attention_sequence_by_sequence(lengths, price, monkeypatch):
+    monkeypatch.setattr(packing, "RECTANGLE", price)
+    packing._rectangles.cache_clear()
+    (found,) = packing.Packing.of_batches([np.array(lengths)], torch.device("cpu"))
+    shapes = packing._rectangles(found.runs, 3, torch.float64, torch.device("cpu"))[0]
+    assert len(shapes) == {0: len(found.runs), 10**9: 1}.get(price, len(shapes))
+    torch.manual_seed(0)
+    query, key, value = torch.randn(
+        3, 1, sum(lengths), 3, 4, dtype=torch.float64, requires_grad=True
+    )
+    inputs = [t.transpose(1, 2) for t in (query, key, value)]
+    ours, _ = packing.packed_attention(torch.nn.Module(), *inputs, None, 0.4, packing=found)
+    theirs = by_sequence(*inputs, 0.4, found)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    by = torch.randn_like(ours)
+    gradients = [torch.autograd.grad(o, (query, key, value), by) for o in (ours, theirs)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    packing._rectangles.cache_clear()
+
+
+def test_no_other_rectangles_cost_less():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        runs = [tuple(map(int, random.integers(1, (90, 5)))) for _ in range(random.integers(1, 9))]
+        heads = int(random.integers(1, 13))
+
+        def cost(groups, heads=heads):
+            areas = (sum(c for _, c in group) * max(n for n, _ in group) ** 2 for group in groups)
+            return sum(packing.RECTANGLE + heads * area for area in areas)
+
+        found = packing.together(runs, heads)
+        assert [run for group in found for run in group] == runs
+        cuts = itertools.product([False, True], repeat=len(runs) - 1)
+        every = [np.split(np.arange(len(runs)), np.flatnonzero(cut) + 1) for cut in cuts]
+        least = min(cost([[runs[i] for i in group] for group in groups]) for groups in every)
+        assert cost(found) == least
 
 
 # --- CUDA's variable-length kernel
