@@ -50,6 +50,7 @@ OUTCOME: dict[str, Any] = {
     "train.tf32": False,
     "train.batching": "packed",
     "train.attention_dropout": None,
+    "train.compile": False,
     "train.eval_batch_size": 64,
     "train.device": ALWAYS,
     "train.threads": ALWAYS,

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import multiprocessing
+import shutil
 import time
 import warnings
 
@@ -16,6 +17,7 @@ from transformers import AttentionInterface
 
 from craft import models, packing, record
 from craft.bench.methods import launches
+from craft.compilation import compile_blocks
 from craft.errors import InputError
 from craft.glue import sources
 from craft.glue.batches import Tokens, batches
@@ -425,3 +427,54 @@ def test_attention_dropout_is_part_of_the_identity_unless_it_is_the_models(bench
     assert record.digest(one) == record.digest(other) != record.digest(kept())
     with pytest.raises(InputError, match="train.attention_dropout must be a number from 0 to 1"):
         bench.config("train.attention_dropout=1.5")
+
+
+# --- torch.compile of what is neither attention nor adapted
+
+
+COMPILED = [("craft", "tiny_bert"), *((m, "tiny_roberta") for m in ("craft", "lora", "full"))]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's tracer asks for it
+@pytest.mark.parametrize(("method", "folder"), [*COMPILED, ("adapter_pfeiffer", "tiny_roberta")])
+def test_compiled_blocks_compute_what_the_model_does(method, folder, request, bench):
+    """Batches of many sizes, one graph for each kind of block."""
+    bench.model = request.getfixturevalue(folder)
+    compiled, model = prepared(bench, method=method), prepared(bench, method=method)
+    torch._dynamo.reset()
+    paths = compile_blocks(compiled, backend="aot_eager")
+    kinds = {".".join(path.split(".")[-2:]) for path in paths}
+    kinds = {kind for kind in kinds if not kind.split(".")[0].isdigit()} | {
+        path.rpartition(".")[2] for path in paths if path.split(".")[-2].isdigit()
+    }
+    expected = {"attention.output", "intermediate", "output"}
+    assert kinds == (expected - {"output"} if method == "adapter_pfeiffer" else expected)
+    assert [n for n, _ in compiled.named_parameters()] == [n for n, _ in model.named_parameters()]
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    for batch in batches_of(bench, tokens_of(bench), True):
+        logits, gradients = logits_and_fp32_gradients(model, batch)
+        with frozen_casts(compiled):
+            ours, found = logits_and_fp32_gradients(compiled, batch)
+        torch.testing.assert_close(ours, logits, atol=1e-6, rtol=0)
+        for name, gradient in gradients.items():
+            assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+    assert not counters["graph_break"]
+    assert 0 < counters["stats"]["unique_graphs"] <= 2 * len(kinds)
+
+
+def test_nothing_to_compile_is_refused(bench):
+    with pytest.raises(InputError, match=r"train.compile: .* has no part to compile"):
+        prepared(bench, "train.compile=true", method="bitfit")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+@pytest.mark.filterwarnings("ignore")  # torch's tracer and compiler
+def test_compiled_run_ends_where_the_plain_one_does(bench):
+    """To within what another stream of dropout does: the compiler has its own."""
+    torch._dynamo.reset()
+    plain, compiled = (bench.run(f"train.compile={flag}") for flag in ("false", "true"))
+    assert compiled["id"] != plain["id"]
+    ours, theirs = (made["result"]["history"][-1]["loss"] for made in (compiled, plain))
+    assert ours == pytest.approx(theirs, rel=0.05)
