@@ -46,7 +46,8 @@ test-slurm: $(STAMP) ## a sweep on a Slurm of two nodes on this machine; needs r
 	$(TEST_ENV) $(PY) -m pytest -q -m slurm tests/slurm
 
 faults: $(STAMP) ## inject every fault and write results/faults.md (10 min)
-	$(TEST_ENV) $(PY) -m pytest -q tests/test_faults.py tests/test_kill.py --faults results/faults.md
+	$(TEST_ENV) $(PY) -m pytest -q tests/test_faults.py tests/test_kill.py tests/test_lease.py \
+		tests/test_scripts.py::test_sweep_finishes_the_rest_when_one_job_breaks --faults results/faults.md
 
 test-slow: $(STAMP) ## what `make test` leaves out; GPU and Slurm tests skip where there is none (< 30 min on 2 cores)
 	$(TEST_ENV) $(PY) -m pytest -q -m "slow or gpu or slurm"

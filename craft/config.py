@@ -129,6 +129,7 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
     _whole("seed", values["seed"], 0)
     _number("lease_seconds", values["lease_seconds"], 1.0, 3600.0)
     _one_of("selection", values["selection"], ("dev", "train_holdout"))
+    _one_of("search", values["search"], (True, False))
     if values["start_from"] is not None:
         _one_of("start_from", values["start_from"], ("mnli",))
         _one_of("task (with start_from=mnli)", task.name, ("mrpc", "rte", "stsb"))

@@ -29,6 +29,7 @@ ALWAYS = object()
 OUTCOME: dict[str, Any] = {
     "seed": ALWAYS,
     "selection": "dev",
+    "search": False,
     "start_from": None,
     "task.name": ALWAYS,
     "task.headline": ALWAYS,

@@ -308,7 +308,7 @@ def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftM
 def _tell_of_the_kernel(config: RunConfig, model: PreTrainedModel) -> None:
     """Say so where a card trains without the kernel for packed batches."""
     device, dtype = torch.device(config.train.device), compute_dtype(config.train)
-    if device.type != "cuda":
+    if device.type != "cuda" or not torch.cuda.is_available():  # prepared for another machine
         return
     reason = packing.without_kernel(device, dtype, models.attention_dropout(model.config))
     if reason is not None:

@@ -188,7 +188,11 @@ def start(main: Callable[[], None]) -> None:
     except (Interrupted, Stopped, KeyboardInterrupt) as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        if stopped() and type(error).__name__ == "TerminatedWorkerError":
+            # one of joblib's workers was not yet up to hear the signal that was handed on to it
+            print("interrupted: a worker ended before its run began", file=sys.stderr)
+            sys.exit(130)
         if LastLine.sweep is None:
             raise
         sys.excepthook(*sys.exc_info())
@@ -205,6 +209,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         allowed = ", ".join(error.options or ()) or "(none)"
+        if (group, name) == ("hydra/sweeper", "optuna"):
+            return 'the sweeper optuna is not installed: pip install "craft-peft[hpo]"'
         if group.startswith("recipe/"):
             method = group.removeprefix("recipe/")
             return f"method {method} has no recipe for model {name!r}; it has one for {allowed}"

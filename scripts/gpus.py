@@ -1,11 +1,15 @@
 """Runs on the GPUs of one machine: joblib's worker processes, each with a GPU of its own."""
 
+import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from craft.errors import InputError
+
+PATIENCE = 60.0  # seconds for a worker that is replaced to leave
 
 
 def launch_on_gpus(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) -> Any:
@@ -22,6 +26,8 @@ def launch_on_gpus(launcher: Any, job_overrides: Sequence[Sequence[str]], first:
         )
     places = [device for device in devices[:wanted] for _ in range(launcher.runs_per_gpu)]
     with tempfile.TemporaryDirectory(prefix="craft-gpus-") as folder:
+        if len(places) == 1:  # joblib then runs in this process and asks for no initializer
+            take_place(folder, places)
         begin = {"initializer": take_place, "initargs": (folder, places)}
         launcher.joblib = {"n_jobs": len(places), **begin}
         return _core.launch(launcher=launcher, job_overrides=job_overrides, initial_job_idx=first)
@@ -37,11 +43,20 @@ def visible_gpus() -> list[str]:
 
 
 def take_place(folder: str, places: Sequence[str]) -> None:
-    """In a worker, before CUDA is started: see the GPU of the first place that nobody has taken."""
-    for number, device in enumerate(places):
-        try:
-            os.close(os.open(f"{folder}/{number}", os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            continue
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
-        return
+    """In a worker, before CUDA is started: see the GPU of a place that nobody holds, alone.
+
+    The place is held by a lock on its file until the worker ends, for joblib puts a new worker in
+    the place of one whose memory has grown. RuntimeError where none gets free."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        for number, device in enumerate(places):
+            file = os.open(f"{folder}/{number}", os.O_CREAT | os.O_RDWR)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(file)
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = device
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"hydra/launcher=gpus: all {len(places)} places are taken")

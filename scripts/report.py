@@ -33,7 +33,8 @@ def main() -> None:
     for folder in given:
         if not folder.is_dir():
             raise InputError(f"records: there is no folder {folder}")
-    records = load(given or [results / "runs"], ROOT / "configs")
+    searches = [] if given else [results / "search" / "runs"]
+    records = load(given or [results / "runs"], ROOT / "configs", searches)
     models = _stacks(options.get("models"))
     report = build(records, results / "published", ROOT / "configs", models)
     for problem in report.problems:

@@ -198,7 +198,7 @@ def carry_out(grids: list[Sweep], planned: list[Planned], workers: int, outputs:
 
 def submit(grids: list[Sweep], given: dict[str, Any]) -> None:
     """Hand the sweeps to Slurm; each shows its plan, and asks where yes=1 is not given."""
-    site = [f"hydra.launcher.{field}" for field in (given["slurm"] or "").split()]
+    site = [f"++hydra.launcher.{field}" for field in (given["slurm"] or "").split()]
     ask = f"hydra.launcher.ask={str(given['yes'] != '1').lower()}"
     shared = ["train.precision=bf16", "logger=none", f"outputs={given['outputs']}"]
     for sweep in grids:

@@ -17,6 +17,7 @@ from injected import injecting
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_scripts import FakeWandb
+from tiny_bench import ROOT
 
 import craft.run
 import craft.storage
@@ -288,6 +289,71 @@ def test_gradient_that_is_not_finite_ends_the_run_as_diverged(value, clip, bench
 
         monkeypatch.setattr(craft.train, "_update", spoilt)
         assert bench.run(f"train.clip={clip}")["status"] == "diverged"
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_fp16_scaler_skips_and_counts_a_step_whose_gradient_is_not_finite(
+    clip, bench, monkeypatch, tmp_path
+):
+    """On the CPU, whose fp16 the config refuses because it is slow; the scaler is the same."""
+    from test_train import loop_of, model_of, state
+
+    with injecting("gradient that is not finite, under the fp16 scaler", "the step, left out"):
+        config, model = model_of(bench, f"train.clip={clip}", dropout=False)
+        settings = dataclasses.replace(config.train)
+        object.__setattr__(settings, "precision", "fp16")
+        update, scales, moved = craft.train._update, [], []
+
+        def spoilt(parameters, optimizer, scaler, clip):
+            before = state(model)
+            if len(scales) == 1:
+                next(iter(parameters.values())).grad.view(-1)[0] = float("inf")
+            scales.append(scaler.get_scale())
+            update(parameters, optimizer, scaler, clip)
+            after = state(model)
+            moved.append(any(not torch.equal(after[name], before[name]) for name in before))
+
+        monkeypatch.setattr(craft.train, "_update", spoilt)
+        fitted = craft.train.fit(model, loop_of(config, model, tmp_path, settings=settings))
+        assert fitted.status == "ok"
+        assert (fitted.progress.step, fitted.progress.skipped_steps) == (2 * EACH, 1)
+        assert moved == [False, False, True, True, True, True]  # the first has a rate of 0
+        assert scales[2] == scales[1] / 2
+        assert all(value.isfinite().all() for value in state(model).values())
+
+
+# --- the hub
+
+UNREACHABLE = """
+import sys
+from craft import models
+from craft.errors import InputError
+def section(name): return {"path": None, "repository": name, "revision": "0" * 40}
+print(models.locate(section("someone/cached")).digest)
+try:
+    models.locate(section("someone/else"))
+except InputError as error:
+    print(error)
+"""
+
+
+def test_hub_that_is_down_is_no_matter_with_a_cache_and_one_line_without(tiny_roberta, tmp_path):
+    """Nothing listens at the address of this hub."""
+    with injecting("hub down"):
+        cached = tmp_path / "hub" / "models--someone--cached" / "snapshots" / ("0" * 40)
+        shutil.copytree(tiny_roberta, cached)
+        place = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+        place |= {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", UNREACHABLE], env={**os.environ, **place}, text=True,
+            capture_output=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        digest, refused = done.stdout.splitlines()
+        there = models.locate({"path": str(tiny_roberta)})
+        assert digest == there.digest
+        assert "someone/else is neither reachable nor cached" in refused
+        assert refused.endswith("give a local copy: model.path=FOLDER")
 
 
 # --- tracking

@@ -155,3 +155,69 @@ def test_embedded_suite_survives_two_interruptions_and_ends_with_its_tables(tmp_
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
     assert len([*records.glob("*/record.json")]) == 4
     assert (tmp_path / "report" / "scores.csv").is_file()
+
+
+# --- on Slurm
+
+FAKES = {
+    "srun": "exit 1",
+    "squeue": 'cat "$QUEUE"',
+    "sbatch": 'echo "$@" >> "$SUBMITTED"; echo "Submitted batch job 7"',
+}
+
+
+@pytest.fixture
+def on_slurm(tmp_path):
+    """`make reproduce-glue LAUNCHER=slurm` beside a queue that only takes notes: runs it, and
+    returns its end and what was submitted."""
+    for name, does in FAKES.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{does}\n")
+        path.chmod(0o755)
+    queue, submitted = tmp_path / "queue", tmp_path / "submitted"
+    queue.touch()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "QUEUE": str(queue)}
+    environment |= {"SUBMITTED": str(submitted)}
+    environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    options = ["launcher=slurm", "suite=mini", "methods=head,lora", "tasks=wnli", "seeds=0"]
+    # a working tree is seldom clean while it is tested
+    options += [f"outputs={tmp_path}/outputs", "slurm=gpus_per_node=0 allow_dirty=true"]
+
+    def script(*more, answer=""):
+        done = subprocess.run(
+            [sys.executable, "scripts/reproduce.py", *options, *more], cwd=ROOT, env=environment,
+            text=True, capture_output=True, input=answer,
+        )  # fmt: skip
+        return done, submitted.read_text().splitlines() if submitted.is_file() else []
+
+    return script
+
+
+PLANNED = "to submit: 2 runs in 1 jobs, about"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_nothing_is_submitted_without_a_yes(answer, on_slurm):
+    done, submitted = on_slurm(answer=answer)
+    assert PLANNED in done.stdout and "submit? [y/N]" in done.stdout
+    assert (done.returncode, submitted) == (2, [])
+    assert done.stderr.splitlines()[-1] == "error: nothing was submitted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("more", "answer"), [([], "y\n"), (["yes=1"], "")])
+def test_plan_is_submitted_after_a_yes(more, answer, on_slurm, tmp_path):
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: there is no commit to submit")
+    done, submitted = on_slurm(*more, answer=answer)
+    assert done.returncode == 0, done.stderr
+    assert PLANNED in done.stdout and ("submit?" in done.stdout) == (not more)
+    assert len(submitted) == 1 and "make sweep-status" in done.stdout
+    (plan,) = tmp_path.glob("outputs/sweeps/mini-*/plan.json")
+    assert len(json.loads(plan.read_text())["runs"]) == 2
+    (tmp_path / "queue").write_text("7|PENDING|INVALID\n")
+    again, submitted = on_slurm("yes=1")
+    assert again.returncode == 0, again.stderr
+    assert "2 pending" in again.stdout and len(submitted) == 1

@@ -66,8 +66,10 @@ def test_lock_satisfies_every_range():
     locked = lock()
     assert "torch" not in locked
     locked["torch"] = torch_pin()
-    extras = PROJECT["optional-dependencies"]
+    extras = dict(PROJECT["optional-dependencies"])
+    optuna = extras.pop("hpo")  # on top of the lock, for those who want it
     assert set(extras) == {"bench", "slurm", "notebooks", "dev"}
+    assert not {canonicalize_name(Requirement(text).name) for text in optuna} & set(locked)
     for text in PROJECT["dependencies"] + sum(extras.values(), []):
         wanted = Requirement(text)
         version = locked[canonicalize_name(wanted.name)]

@@ -75,3 +75,21 @@ def test_submitits_own_handler_requeues_after_the_checkpoint_on_its_own_signal(
     with pytest.raises(entry.Stopped):
         entry.job(main)(CFG)
     assert events == ["checkpoint", "requeued"][: 1 + requeued]
+
+
+def test_worker_that_a_stop_ended_before_it_could_hear_is_an_interruption(monkeypatch, capsys):
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+    def main(signalled):
+        if signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise TerminatedWorkerError("exit codes {SIGTERM(-15)}")
+
+    with pytest.raises(TerminatedWorkerError):  # which nobody asked for
+        entry.start(lambda: main(signalled=False))
+    with pytest.raises(SystemExit) as left:
+        entry.start(lambda: main(signalled=True))
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "interrupted: a worker ended before its run began\n"

@@ -154,6 +154,18 @@ def test_settings_are_checked(fields, message):
         settings(**fields)
 
 
+def test_sweeper_that_waits_for_scores_is_refused_where_the_launcher_does_not_wait():
+    from hydra_plugins.craft_launchers import SlurmLauncher
+    from omegaconf import OmegaConf
+
+    fields = OmegaConf.to_container(OmegaConf.load(CONFIGS / "hydra" / "launcher" / "slurm.yaml"))
+    launcher = SlurmLauncher(**{k: v for k, v in fields.items() if k != "_target_"})
+    target = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+    launcher.config = OmegaConf.create({"hydra": {"sweeper": {"_target_": target}}})
+    with pytest.raises(InputError, match="OptunaSweeper waits .*: give it hydra.launcher.detach="):
+        launcher.launch([["seed=0"]], 0)
+
+
 def test_snapshot_is_the_commit_and_knows_it(tmp_path, monkeypatch):
     root = tmp_path / "checkout"
     (root / "craft").mkdir(parents=True)

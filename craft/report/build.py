@@ -13,6 +13,7 @@ from craft.report.load import SUITES, Records
 from craft.report.render import Table, csv
 from craft.report.reproduction import reproduction_table
 from craft.report.scores import cells, detail_table, records_by_table, score_table
+from craft.report.search import search_table
 from craft.report.sizes import SHAPES, cost_table, methods, parameter_table
 from craft.report.style import Drawn, Looks
 from craft.report.sureness import Resampled, comparison_table, comparisons, intervals
@@ -88,7 +89,7 @@ def build(
         ]
         paper = [t for t in reproduced if t.name == f"table2_{model}"] if suite == "paper" else []
         main[suite] += paper or [scores]
-    tables.append(unsuccessful_table(records.unsuccessful))
+    tables += [search_table(records.searches), unsuccessful_table(records.unsuccessful)]
     return Report(
         tables=tables,
         drawn=[d for d in drawn if d is not None],

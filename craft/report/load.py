@@ -15,6 +15,7 @@ import pandas as pd
 
 from craft import record
 from craft.config import flatten
+from craft.report.search import COLUMNS, search_row, what_it_took
 from craft.report.settings import Defaults, apart, describe, differences
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")  # as in Table 2
@@ -55,6 +56,8 @@ RUN_COLUMNS = (
     "peak_gpu_megabytes",
     "adapter_bytes",
     "seconds",
+    "searched",
+    "search_seconds",
     "precision",
     "device",
     "hardware",
@@ -73,6 +76,7 @@ class Records:
     `runs`           one row per finished run, indexed by id, with its headline metric
     `scores`         one row per finished run and metric: the table to cite
     `history`        one row per finished run and epoch: epoch, loss, lr and the headline metric
+    `searches`       one row per run of a search, which is in none of the others
     `unsuccessful`   failed and diverged runs
     `left_out`       one line per file that is no sound record of this schema
     `raw`            the finished records themselves, by id"""
@@ -80,6 +84,7 @@ class Records:
     runs: pd.DataFrame
     scores: pd.DataFrame
     history: pd.DataFrame
+    searches: pd.DataFrame
     unsuccessful: pd.DataFrame
     left_out: list[str]
     raw: dict[str, dict[str, Any]]
@@ -87,16 +92,26 @@ class Records:
     @property
     def empty(self) -> bool:
         """Whether there was no file at all."""
-        return self.runs.empty and self.unsuccessful.empty and not self.left_out
+        frames = (self.runs, self.searches, self.unsuccessful)
+        return all(frame.empty for frame in frames) and not self.left_out
 
 
-def load(folders: Iterable[Path], configs: Path) -> Records:
-    """Read every record under the folders; a run that is found twice counts once."""
+def load(folders: Iterable[Path], configs: Path, searches: Iterable[Path] = ()) -> Records:
+    """Read every record under the folders; a run that is found twice counts once.
+
+    A search's runs are those whose config says so, and all in the folders `searches`."""
     defaults = Defaults(configs)
     rows, scores, history, unsuccessful, left_out = {}, [], [], [], []
     raw: dict[str, dict[str, Any]] = {}
-    for path, made in _sound_records(folders, left_out):
+    searched: dict[str, dict[str, Any]] = {}
+    found = [(*one, False) for one in _sound_records(folders, left_out)]
+    found += [(*one, True) for one in _sound_records(searches, left_out)]
+    for path, made, of_a_search in found:
         try:
+            if of_a_search or made["provenance"]["config"].get("search"):
+                if made["id"] not in rows:
+                    searched[made["id"]] = _searched(made, defaults)
+                continue
             if made["status"] != "ok":
                 unsuccessful.append(_unsuccessful(made))
                 continue
@@ -115,12 +130,15 @@ def load(folders: Iterable[Path], configs: Path) -> Records:
         raw[run["id"]] = made
         scores += [{"id": run["id"], **metric} for metric in metrics]
         history += [{"id": run["id"], **entry} for entry in curve]
+    for run in rows.values():
+        run |= what_it_took(run, searched.values())
     runs = pd.DataFrame(rows.values(), columns=[*RUN_COLUMNS, "settings_by_key", "sha256"])
     runs = _name_rows(runs.set_index("id", drop=False), raw)
     return Records(
         runs=runs,
         scores=_score_rows(runs, scores),
         history=pd.DataFrame(history, columns=["id", "epoch", "step", "loss", "lr", "score"]),
+        searches=pd.DataFrame(searched.values(), columns=COLUMNS),
         unsuccessful=pd.DataFrame(unsuccessful, columns=UNSUCCESSFUL_COLUMNS).sort_values(
             "name", ignore_index=True
         ),
@@ -202,6 +220,17 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
         "dirty": provenance["environment"]["dirty"] is not False,
         "path": str(path),
     }
+
+
+def _searched(made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+    provenance = made["provenance"]
+    config = provenance["config"]
+    cell = {"suite": suite_of(provenance), "model": model_of(provenance)}
+    cell |= {"task": config["task"]["name"], "method": config["method"]["label"]}
+    default = defaults.of(cell["method"], provenance["model"]["name"], cell["task"])
+    tried = differences(config, default)
+    tried.pop("selection", None)  # in a column of its own
+    return search_row(made, cell | {"settings": describe(tried)})
 
 
 def _metrics(made: dict[str, Any]) -> list[dict[str, Any]]:

@@ -48,6 +48,7 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
                 "epochs": group["epochs"].max(),
                 "collapsed": int(group["collapsed"].sum()),
                 "dirty": int(group["dirty"].sum()),
+                "searched": group["searched"].iloc[0],
                 "n_dev": group["n_dev"].iloc[0],
                 "parameters_adapter": group["parameters_adapter"].iloc[0],
                 "parameters_head": group["parameters_head"].iloc[0],
@@ -55,7 +56,7 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
             }
         )
     columns = [*CELL, "metric", "n", "median", "mean", "sd", "last_median", "last_mean", "last_sd"]
-    columns += ["best_epoch", "epochs", "collapsed", "dirty", "n_dev"]
+    columns += ["best_epoch", "epochs", "collapsed", "dirty", "searched", "n_dev"]
     return pd.DataFrame(found, columns=[*columns, "parameters_adapter", "parameters_head", "seeds"])
 
 
@@ -115,12 +116,18 @@ def cell_text(cell: pd.Series | None) -> str:
 
 
 def marks(cell: pd.Series) -> str:
-    """n, then c<k>: k runs collapsed; m: started from MNLI; d<k>: k runs of a changed checkout."""
+    """n, then c<k>: k runs collapsed; m: started from MNLI; d<k>: k runs of a changed checkout;
+    s: settings searched on dev."""
     found = [str(cell["n"])]
     found += [f"c{cell['collapsed']}"] if cell["collapsed"] else []
     found += ["m"] if cell["start_from"] else []
     found += [f"d{cell['dirty']}"] if cell["dirty"] else []
+    found += ["s"] if _saw_dev(cell["searched"]) else []
     return "; ".join(found)
+
+
+def _saw_dev(searched: str) -> bool:
+    return "dev" in searched.split(", ")
 
 
 def mark_notes(found: pd.DataFrame) -> list[str]:
@@ -134,6 +141,8 @@ def mark_notes(found: pd.DataFrame) -> list[str]:
         notes.append("m: starts from the adapter and head of the same method trained on MNLI")
     if found["dirty"].any():
         notes.append("d1, d2, ...: so many of the n runs come from a checkout with changes")
+    if found["searched"].map(_saw_dev).any():
+        notes.append("s: settings searched on the dev split itself, which is the one scored here")
     return notes
 
 

@@ -86,7 +86,7 @@ def parameter_table(records: Records, orders: pd.DataFrame, configs: Path) -> Ta
 
 
 def cost_table(records: Records) -> Table:
-    """Seconds, speed, memory and file size of every row, by the hardware that it ran on."""
+    """Seconds, speed, memory, file size and hours of every row, by the hardware that it ran on."""
     runs = records.runs.assign(
         mean_epoch_seconds=records.runs["train_seconds"] / records.runs["epochs"],
         adapter_kilobytes=records.runs["adapter_bytes"] / 1000,
@@ -107,6 +107,8 @@ def cost_table(records: Records) -> Table:
     data = numbers.groupby(key, sort=False).agg(measures).reset_index()
     data.insert(len(key), "runs", grouped.size().to_numpy())
     data.insert(len(key) + 1, "tasks", grouped["task"].nunique().to_numpy())
+    searches = runs.drop_duplicates([*key, "task"]).groupby(key, sort=False)["search_seconds"]
+    data["search_seconds"] = searches.sum().to_numpy(dtype="float64")
     order = list(
         dict.fromkeys(
             zip(data["suite"], data["model"], data["hardware"], data["precision"], strict=True)
@@ -118,8 +120,8 @@ def cost_table(records: Records) -> Table:
         body.append([f"{TITLES[suite]}, {model}, {hardware}, {precision}"])
         chosen = data[(data[key[:4]] == list(group)).all(axis=1)]
         body += [_cost_line(row) for _, row in chosen.iterrows()]
-    lost = records.unsuccessful["seconds"].sum()
-    total = (records.runs["seconds"].sum() + lost) / 3600
+    lost, sought = records.unsuccessful["seconds"].sum(), records.searches["seconds"].sum()
+    total = (records.runs["seconds"].sum() + lost + sought) / 3600
     return Table(
         name="cost",
         title="Cost per method",
@@ -133,6 +135,8 @@ def cost_table(records: Records) -> Table:
             "host MB",
             "GPU MB",
             "file kB",
+            "hours",
+            "with search",
         ],
         rows=body,
         data=data,
@@ -142,8 +146,10 @@ def cost_table(records: Records) -> Table:
             "cache where it was there); epoch: training alone; file: adapter with head",
             "rows differ in their tasks and seeds: compare speeds within one block, and seconds "
             "within the same tasks",
+            "hours: for which all attempts at the row's runs have held a machine; with search: and "
+            "those at the runs that searched settings of the method on the row's tasks",
             f"all runs together: {total:,.2f} hours on these machines, {lost / 3600:,.2f} of them "
-            "in runs that failed",
+            f"in runs that failed and {sought / 3600:,.2f} in searches",
         ],
     )
 
@@ -162,4 +168,6 @@ def _cost_line(row: pd.Series) -> list[str]:
         number("peak_host_megabytes", "{:,.0f}"),
         number("peak_gpu_megabytes", "{:,.0f}"),
         number("adapter_kilobytes", "{:,.0f}"),
+        f"{row['seconds'] / 3600:,.2f}",
+        f"{(row['seconds'] + row['search_seconds']) / 3600:,.2f}",
     ]

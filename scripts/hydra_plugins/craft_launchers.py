@@ -9,6 +9,8 @@ from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 from omegaconf import DictConfig, open_dict
 
+from craft.errors import InputError
+
 
 class GpusLauncher(JoblibLauncher):
     """joblib's launcher with one worker process a GPU, or several: each sees its GPU alone."""
@@ -41,10 +43,18 @@ class SlurmLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         from cluster import Settings, launch_on_slurm
 
+        settings = Settings.of(self.settings)
+        sweeper = self.config.hydra.sweeper._target_
+        if settings.detach and not sweeper.endswith("BasicSweeper"):
+            raise InputError(
+                f"{sweeper.rpartition('.')[2]} waits for its runs' scores: give it "
+                "hydra.launcher.detach=false"
+            )
+
         def compose(overrides: Sequence[str]) -> DictConfig:
             found = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(found):
                 del found["hydra"]
             return found
 
-        return launch_on_slurm(Settings.of(self.settings), job_overrides, compose)
+        return launch_on_slurm(settings, job_overrides, compose)

@@ -117,9 +117,12 @@ def make_run(
     best=None,
     weights="a" * 64,
     ranks=(12, 100, 100),
+    search=None,
 ):
-    """Write one run below folder/ and return its record; `best` replaces the headline's value."""
+    """Write one run below folder/ and return its record; `best` replaces the headline's value,
+    `search` makes it one of a search and says what that is scored on."""
     config = config_of(task, method, model, source, seed, start_from, peft or {}, train or {})
+    config |= {"search": True, "selection": search} if search else {}
     facts = config["task"]
     kept = {
         "protocol": record.PROTOCOL,
@@ -130,6 +133,7 @@ def make_run(
     kept |= {f"train.{k}": v for k, v in config["train"].items() if k != "checkpoint_minutes"}
     kept |= {"method.peft": config["method"]["peft"]}
     kept |= {"start_from": start_from, "start_from.id": f"donor{seed}"} if start_from else {}
+    kept |= {"search": True} if search else {}
     run_id = record.digest(kept)
     name = f"{task}-{method}-{model}-s{seed}-{run_id[:10]}"
     path = Path(folder) / name

@@ -24,6 +24,7 @@ from craft.report.published import EIGHT, SIX
 from craft.report.render import Table, escape
 from craft.report.reproduction import reproduction_table
 from craft.report.scores import cells, score_table
+from craft.report.search import search_table
 from craft.report.sizes import cost_table, parameter_table
 from craft.report.sureness import Resampled, intervals
 
@@ -182,7 +183,44 @@ def test_cost_table_is_own_arithmetic(paper):
     lora = paper.runs[paper.runs["method"] == "LoRA"]
     assert lines["LoRA"][1:3] == [str(len(lora)), "8"]
     assert lines["LoRA"][3] == f"{np.median([0.5 + s for s in lora['seed']]):.2f}"
-    assert lines["LoRA"][5:] == ["2,000", "1,500", "-", "165"]
+    hours = f"{len(lora) * 107 / 3600:.2f}"
+    assert lines["LoRA"][5:] == ["2,000", "1,500", "-", "165", hours, hours]
+
+
+def test_search_is_in_no_score_but_in_the_cost_and_says_that_it_saw_dev(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / "runs", "rte", "lora", seed)
+        make_run(tmp_path / "runs", "cola", "lora", seed)
+    for lr in (1e-3, 1e-2):
+        make_run(tmp_path / "runs", "rte", "lora", train={"lr": lr}, search="train_holdout")
+    without = load([tmp_path / "runs"], CONFIGS)
+    # those that were kept aside, as runs whose config says nothing of a search
+    make_run(tmp_path / "aside", "cola", "lora", train={"lr": 1e-2})
+    make_run(tmp_path / "aside", "cola", "lora", train={"lr": 1e-3}, status="failed")
+    records = load([tmp_path / "runs"], CONFIGS, [tmp_path / "aside"])
+    assert len(records.runs) == 4 and len(records.searches) == 4 and records.unsuccessful.empty
+    assert dict(records.runs.groupby("task")["searched"].first()) == {
+        "cola": "dev", "rte": "train_holdout",
+    }  # fmt: skip
+    (row,) = [row for row in cost_table(records).rows if row[0] == "LoRA"]
+    assert row[-2:] == [f"{4 * 107 / 3600:.2f}", f"{8 * 107 / 3600:.2f}"]
+    assert any("and 0.12 in searches" in note for note in cost_table(records).notes)
+
+    marked = score_table(cells(records.runs), "mini", "roberta_mini")
+    (line,) = marked.rows
+    by_task = dict(zip(marked.header, line, strict=True))
+    assert by_task["CoLA"].endswith("(2; s)") and by_task["RTE"].endswith("(2)")
+    assert any(note.startswith("s: settings searched on the dev split") for note in marked.notes)
+    plain = score_table(cells(without.runs), "mini", "roberta_mini")
+    assert not any(note.startswith("s:") for note in plain.notes)
+
+    listed = search_table(records.searches)
+    assert [row[1:6] for row in listed.rows] == [
+        ["cola", "LoRA", "lr=0.01", "dev", "1"], ["cola", "LoRA", "lr=0.001", "dev", "0"],
+        ["rte", "LoRA", "lr=0.001", "a part of train", "1"],
+        ["rte", "LoRA", "lr=0.01", "a part of train", "1"],
+    ]  # fmt: skip
+    assert search_table(load([], CONFIGS).searches).rows == []
 
 
 def small_table():

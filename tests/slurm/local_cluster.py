@@ -3,17 +3,21 @@ slurmd, fake GPUs, arrays of at most 4, preemption by a partition of higher prio
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 CONF = """ClusterName=craft
 SlurmctldHost={host}(127.0.0.1)
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=15
 SlurmUser=root
 SlurmdUser=root
 SlurmctldPort=16917
@@ -42,14 +46,18 @@ GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdTimeout=15
-KillWait=15
+KillWait=5
 MinJobAge=60
 NodeName=a NodeHostname={host} NodeAddr=127.0.0.1 Port=16931 CPUs=2 RealMemory=6000 Gres=gpu:1
 NodeName=b NodeHostname={host} NodeAddr=127.0.0.1 Port=16932 CPUs=2 RealMemory=6000 Gres=gpu:1
-PartitionName=low Nodes=a,b Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=low Nodes=a,b Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=15
 PartitionName=high Nodes=a,b MaxTime=INFINITE State=UP PriorityTier=10
 """
 NEEDED = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
+
+
+class NotAllowed(Exception):
+    """This machine, a restricted container perhaps, does not let a daemon start."""
 
 
 def lacking() -> str | None:
@@ -58,6 +66,16 @@ def lacking() -> str | None:
         return "only root can start slurmd"
     missing = [name for name in NEEDED if shutil.which(name) is None]
     return f"not installed: {', '.join(missing)}" if missing else None
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job, or a task of an array, as squeue shows it; `node` is empty where it waits."""
+
+    id: str
+    state: str
+    name: str
+    node: str
 
 
 class Cluster:
@@ -74,24 +92,36 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
-    def jobs(self) -> dict[str, str]:
-        """Job or task of an array -> state, of all that is in the queue."""
-        rows = self.call("squeue", "--array", "--noheader", "--format=%i %T").splitlines()
-        return dict(row.split() for row in rows)
+    def jobs(self) -> list[Queued]:
+        """All that is in the queue, apart from what is leaving it."""
+        rows = self.call("squeue", "--array", "--noheader", "--format=%i|%T|%j|%N").splitlines()
+        found = [Queued(*row.split("|")) for row in rows]
+        return [job for job in found if job.state != "COMPLETING"]
+
+    def restarts(self, job: str) -> int:
+        """How often a job has been requeued."""
+        (said,) = re.findall(r"Restarts=(\d+)", self.call("scontrol", "show", "job", "-o", job))
+        return int(said)
 
     def start_node(self, name: str) -> None:
         self.call("slurmd", "-N", name)
 
     def pull_the_plug(self, name: str) -> None:
-        """End a node as a power cut does: its daemon and all that runs on it."""
+        """End a node as a power cut does: its daemon and all that runs on it, none of which tells
+        the controller; so all are stopped before the first is killed."""
         daemon = int((self.folder / f"slurmd.{name}.pid").read_text())
-        os.kill(daemon, signal.SIGKILL)
-        for process in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                inside = {f"SLURMD_NODENAME={name}", f"SLURM_CONF={self.folder / 'slurm.conf'}"}
-                found = (process / "environ").read_bytes().decode(errors="replace").split("\0")
-                if inside <= set(found):
-                    os.kill(int(process.name), signal.SIGKILL)
+        doomed = [psutil.Process(daemon)]
+        here = {"SLURMD_NODENAME": name, "SLURM_CONF": str(self.folder / "slurm.conf")}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if here.items() <= process.environ().items():
+                    # slurmstepd overwrites its own environment: it is known by its children's
+                    steps = [p for p in process.parents() if p.name().startswith("slurmstepd")]
+                    doomed += [process, *steps]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in set(doomed):
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(number)
 
 
 @contextlib.contextmanager
@@ -107,26 +137,48 @@ def running(folder: Path) -> Iterator[Cluster]:
     for name in "ab":
         (folder / f"gpu.{name}").touch()
     cluster = Cluster(folder)
-    at = f"--key-file={folder}/munge.key"
-    cluster.call("mungekey", "--create", f"--keyfile={folder}/munge.key")
     try:
-        cluster.call("munged", "--force", at, f"--socket={folder}/munge.socket",
-                     f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log",
-                     f"--seed-file={folder}/munged.seed")  # fmt: skip
-        cluster.call("slurmctld")
-        for name in "ab":
-            cluster.start_node(name)
-        for _ in range(60):
-            if cluster.call("sinfo", "--noheader", "--format=%T", "-p", "low").split() == ["idle"]:
-                break
-            time.sleep(1)
+        with naming_what_is_not_allowed(folder):
+            start_daemons(cluster)
         yield cluster
     finally:
         with contextlib.suppress(OSError, AssertionError, subprocess.TimeoutExpired):
             cluster.call("scancel", "--user=root")
         for name in "ab":
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, psutil.Error):
                 cluster.pull_the_plug(name)
         for path in folder.glob("*.pid"):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGKILL)
+
+
+def start_daemons(cluster: Cluster) -> None:
+    """Start munge, the controller and both nodes, and wait until the nodes are idle."""
+    at = cluster.folder
+    cluster.call("mungekey", "--create", f"--keyfile={at}/munge.key")
+    cluster.call("munged", "--force", f"--key-file={at}/munge.key", f"--socket={at}/munge.socket",
+                 f"--pid-file={at}/munged.pid", f"--log-file={at}/munged.log",
+                 f"--seed-file={at}/munged.seed")  # fmt: skip
+    cluster.call("slurmctld")
+    for name in "ab":
+        cluster.start_node(name)
+    states = []
+    for _ in range(60):
+        states = cluster.call("sinfo", "--noheader", "--format=%T", "-p", "low").split()
+        if states == ["idle"]:
+            return
+        time.sleep(1)
+    raise AssertionError(f"the nodes are {states} a minute after their start")
+
+
+@contextlib.contextmanager
+def naming_what_is_not_allowed(folder: Path) -> Iterator[None]:
+    """NotAllowed where a daemon did not start and its words say that it may not; else the error."""
+    try:
+        yield
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        said = [str(error), *(path.read_text() for path in sorted(folder.glob("*.log")))]
+        for line in "\n".join(said).splitlines():
+            if re.search("operation not permitted|permission denied", line, re.IGNORECASE):
+                raise NotAllowed(line.strip()) from error
+        raise

@@ -1,0 +1,69 @@
+"""Runs of a search: what they tried, where they were scored, and what they cost the rows that use
+their settings."""
+
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportCallIssue=false
+# pandas is typed as if every row, column or cell might be any of the three.
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from craft.report.render import MISSING, Table, percent
+
+KEY = ["suite", "model", "task", "method"]  # what a search is for
+COLUMNS = ["id", *KEY, "settings", "seed", "selection", "status", "headline", "best", "seconds"]
+
+
+def search_row(made: Mapping[str, Any], cell: Mapping[str, str]) -> dict[str, Any]:
+    """A record of a search as a row; `cell` holds what it is for, and its settings."""
+    provenance = made["provenance"]
+    score = made["result"]["score"] if made["status"] == "ok" else None
+    return {
+        "id": made["id"],
+        **cell,
+        "seed": provenance["config"]["seed"],
+        "selection": provenance["config"].get("selection", "dev"),
+        "status": made["status"],
+        "headline": score["headline"] if score else "",
+        "best": float(score["best"][score["headline"]]) if score else float("nan"),
+        "seconds": provenance["seconds"],
+    }
+
+
+def what_it_took(run: Mapping[str, Any], searched: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where the searches for a run's method on its task were scored, and all their seconds."""
+    ours = [row for row in searched if all(row[key] == run[key] for key in KEY)]
+    return {
+        "searched": ", ".join(sorted({row["selection"] for row in ours})),
+        "search_seconds": float(sum(row["seconds"] for row in ours)),
+    }
+
+
+def search_table(searches: pd.DataFrame) -> Table:
+    """Every setting that was tried, the best of each search first."""
+    by = [*KEY, "selection", "settings"]
+    numbers = {"n": ("best", "count"), "median": ("best", "median"), "seconds": ("seconds", "sum")}
+    data = searches.groupby(by).agg(**numbers).reset_index()
+    data = data.sort_values("median", ascending=False, kind="stable")
+    data = data.sort_values(by[:-1], kind="stable", ignore_index=True)
+    body = []
+    for _, row in data.iterrows():
+        where = "dev" if row["selection"] == "dev" else "a part of train"
+        score = MISSING if pd.isna(row["median"]) else percent(row["median"])
+        line = [row["model"], row["task"], row["method"], row["settings"] or "default", where]
+        body.append([*line, str(row["n"]), score, f"{row['seconds'] / 3600:.2f}"])
+    return Table(
+        name="search",
+        title="Settings that were searched",
+        header=["model", "task", "method", "settings", "scored on", "n", "median", "hours"],
+        rows=body,
+        data=data,
+        notes=[
+            "these runs are in no other table but that of cost; dev is the split that is reported, "
+            "and scores whose settings were searched on it bear the mark s",
+            "median: of the headline metric over n finished runs, in per cent; hours: of all "
+            "attempts, those that failed too",
+        ],
+    )

@@ -1,0 +1,123 @@
+"""`hydra/launcher=gpus` on a machine that says it has GPUs: which run sees which."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+
+import pytest
+from omegaconf import OmegaConf
+from tiny_bench import CONFIGS, ROOT
+
+from craft.errors import InputError
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import gpus  # noqa: E402
+
+APP = f"""
+import json, os, time
+from pathlib import Path
+
+import hydra
+import entry
+import torch
+
+@hydra.main(version_base="1.3", config_path="{CONFIGS}", config_name="train")
+def main(cfg):
+    began = time.time()
+    time.sleep(0.5)
+    seen = {{"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "worker": os.getpid()}}
+    path = Path(cfg.outputs) / f"{{cfg.seed}}.json"
+    path.write_text(json.dumps({{**seen, "began": began, "ended": time.time()}}))
+
+if __name__ == "__main__":
+    torch.cuda.device_count = lambda: 2
+    entry.start(main)
+"""
+
+
+def sweep(tmp_path, *launcher, visible="3,5", seeds=6):
+    """What each run of a sweep has seen, and the process that started them."""
+    (tmp_path / "app.py").write_text(APP)
+    line = ["-m", "hydra/launcher=gpus", *launcher, f"seed=range({seeds})", f"outputs={tmp_path}"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    environment |= {"CUDA_VISIBLE_DEVICES": visible}
+    done = subprocess.run(
+        [sys.executable, "app.py", *line], cwd=tmp_path, env=environment, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    return [json.loads(path.read_text()) for path in sorted(tmp_path.glob("?.json"))], done
+
+
+@pytest.mark.parametrize("each", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_each_worker_sees_one_gpu_and_each_gpu_has_its_runs(each, tmp_path):
+    seen, done = sweep(tmp_path, f"hydra.launcher.runs_per_gpu={each}")
+    assert done.returncode == 0, done.stderr
+    assert len(seen) == 6 and {run["gpu"] for run in seen} == {"3", "5"}
+    workers = defaultdict(set)
+    for run in seen:
+        workers[run["gpu"]].add(run["worker"])
+        together = [r for r in seen if r["gpu"] == run["gpu"] and r["began"] <= run["began"]]
+        assert sum(r["ended"] > run["began"] for r in together) <= each
+    assert not workers["3"] & workers["5"]
+    assert all(len(found) <= each for found in workers.values())
+
+
+def test_fewer_gpus_may_be_asked_for_and_more_are_refused(tmp_path):
+    seen, done = sweep(tmp_path, "hydra.launcher.gpus=1", seeds=2)
+    assert done.returncode == 0, done.stderr
+    assert {run["gpu"] for run in seen} == {"3"}
+    _, done = sweep(tmp_path, "hydra.launcher.gpus=3", seeds=2)
+    assert done.returncode == 2
+    assert "3 GPUs are asked for, torch sees 2" in done.stderr.splitlines()[-1]
+
+
+def test_machine_without_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    launcher = OmegaConf.load(CONFIGS / "hydra" / "launcher" / "gpus.yaml")
+    with pytest.raises(InputError, match="0 GPUs are asked for, torch sees 0"):
+        gpus.launch_on_gpus(launcher, [["seed=0"]], 0)
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "found"),
+    [(None, 2, ["0", "1"]), ("3,5", 2, ["3", "5"]), ("GPU-a", 1, ["GPU-a"]), ("", 0, [])],
+)
+def test_gpus_are_named_as_the_environment_names_them(named, count, found, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert gpus.visible_gpus() == found
+
+
+def test_worker_that_is_replaced_leaves_its_place_to_the_next(tmp_path, monkeypatch):
+    """joblib ends a worker whose memory has grown, and starts another."""
+    code = "import gpus, os, sys; gpus.take_place(sys.argv[1], sys.argv[2:]); "
+    code += "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); input()"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+
+    def worker():
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), "3", "5"], env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    workers = []
+    try:
+        for expected in ("3", "5"):
+            workers.append(worker())
+            assert workers[-1].stdout.readline().strip() == expected
+        monkeypatch.setattr(gpus, "PATIENCE", 0.5)
+        with pytest.raises(RuntimeError, match="all 2 places are taken"):
+            gpus.take_place(str(tmp_path), ["3", "5"])
+        workers[0].send_signal(signal.SIGKILL)
+        workers[0].wait()
+        workers.append(worker())
+        assert workers[-1].stdout.readline().strip() == "3"
+    finally:
+        for process in workers:
+            process.kill()
+            process.communicate()
