@@ -107,7 +107,7 @@ pretrain-mini: $(STAMP) ## pre-train the mini RoBERTa on CORPUS=<file or folder>
 
 # Only what was given is passed on: every default lives in the script's own config.
 reproduce-glue: $(STAMP) ## the paper's tables and figures; SUITE LAUNCHER=slurm SLURM YES SEEDS GLUE_DIR MODEL_DIR METHODS (mini: minutes, paper: GPU hours)
-	$(PY) scripts/reproduce.py \
+	@$(PY) scripts/reproduce.py \
 		$(if $(SUITE),"suite=$(SUITE)") \
 		$(if $(LAUNCHER),"launcher=$(LAUNCHER)") \
 		$(if $(SEEDS),"seeds=$(SEEDS)") \

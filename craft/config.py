@@ -41,6 +41,7 @@ class TrainSettings:
     tf32: bool
     batching: str
     attention_dropout: float | None
+    compile: bool
     eval_batch_size: int
     device: str
     threads: int
@@ -50,7 +51,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _one_of("train.precision", self.precision, ("fp32", "bf16", "fp16"))
         _one_of("train.batching", self.batching, ("packed", "padded"))
-        for name in ("tf32", "auto_accumulate", "save_adapter"):
+        for name in ("tf32", "auto_accumulate", "compile", "save_adapter"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"train.{name} must be true or false, not {getattr(self, name)!r}")
         for name in (

@@ -208,6 +208,8 @@ def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
     with warnings.catch_warnings():
         # peft's second list of heads for this task type, which ours repeats by intent
         warnings.filterwarnings("ignore", message=".*modules_to_save.*")
+        # peft asks by the name that transformers has renamed
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         try:
             targets = getattr(config, "target_modules", None)
             if targets not in (None, DUMMY_TARGET_MODULES):

@@ -72,9 +72,20 @@ def frozen_casts(model: nn.Module) -> Iterator[None]:
     the same bits.
 
     Weights stay as they are for all who read them (DoRA's norms, saving): only a Linear's own
-    product takes the cast. What trains is left to autocast, which casts it once a forward."""
+    product takes the cast. What trains is left to autocast, which casts it once a forward, and what
+    is compiled to its compiler."""
     casts = Casts()
-    linears = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+    compiled = {
+        id(part)
+        for m in model.modules()
+        if m._compiled_call_impl is not None
+        for part in m.modules()
+    }
+    linears = [
+        m
+        for m in model.modules()
+        if type(m) is nn.Linear and "forward" not in vars(m) and id(m) not in compiled
+    ]
     for linear in linears:
         linear.forward = functools.partial(_product, linear, casts)
     try:

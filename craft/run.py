@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from craft import environment, memory, models, packing, record, tucker
 from craft.attempts import Attempts
+from craft.compilation import compile_blocks
 from craft.config import RunConfig
 from craft.errors import InputError, Interrupted
 from craft.glue import sources
@@ -298,7 +299,10 @@ def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftM
     if settings.batching == "packed":
         packing.enable(model)
         _tell_of_the_kernel(config, model)
-    return models.attach(model, config.method, seeds.adapter)
+    attached = models.attach(model, config.method, seeds.adapter)
+    if settings.compile:
+        compile_blocks(attached)
+    return attached
 
 
 def _tell_of_the_kernel(config: RunConfig, model: PreTrainedModel) -> None:
@@ -309,7 +313,7 @@ def _tell_of_the_kernel(config: RunConfig, model: PreTrainedModel) -> None:
     reason = packing.without_kernel(device, dtype, models.attention_dropout(model.config))
     if reason is not None:
         warnings.warn(
-            f"packed attention trains sequence by sequence, not by torch's kernel: {reason}",
+            f"packed attention trains by plain products, not by torch's kernel: {reason}",
             stacklevel=2,
         )
 

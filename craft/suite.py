@@ -13,7 +13,7 @@ from craft import models, packing
 from craft.config import RunConfig
 from craft.errors import InputError
 from craft.glue.batches import Tokens, batches
-from craft.optimization import autocast, loss_of
+from craft.optimization import autocast, frozen_casts, loss_of
 
 SUITES = ("mini", "small", "paper")
 PAPER_MODELS = {
@@ -141,14 +141,15 @@ def calibrate(config: RunConfig, tokens: Tokens, precisions: Sequence[str], step
         size = settings.batch_size
         rows = torch.arange(min(len(tokens), (steps + 1) * size)).numpy()
         seen, clock = 0, time.perf_counter()
-        for number, batch in enumerate(batches(tokens, rows, size, True, device, position, 0)):
-            if number == 1:  # the first warms up
-                seen, clock = 0, time.perf_counter()
-            with autocast(settings):
-                logits = model(**batch.inputs).logits
-            assert batch.labels is not None
-            loss_of(logits, batch.labels, config.task.regression, size).backward()
-            seen += batch.tokens
+        with frozen_casts(model):
+            for number, batch in enumerate(batches(tokens, rows, size, True, device, position, 0)):
+                if number == 1:  # the first warms up
+                    seen, clock = 0, time.perf_counter()
+                with autocast(settings):
+                    logits = model(**batch.inputs).logits
+                assert batch.labels is not None
+                loss_of(logits, batch.labels, config.task.regression, size).backward()
+                seen += batch.tokens
         if device.type == "cuda":
             torch.cuda.synchronize()
         rates.append(Rate(precision, seen / (time.perf_counter() - clock)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_bench import Bench, task_of
+from tiny_bench import CONFIGS, Bench, task_of
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from craft import models, packing
@@ -48,6 +48,13 @@ def _tokenizer(folder):
     return AutoTokenizer.from_pretrained(folder)
 
 
+WITHIN_THE_TINY_SHAPE = {
+    "superlora": ["method.peft.ranks=[2,8,8]"],
+    "vblora": ["method.peft.vector_length=8"],
+}
+METHODS = sorted(file.stem for file in (CONFIGS / "method").glob("*.yaml"))
+
+
 def prepared(bench, *more, **choices):
     """The model of a run, dropout off, moved away from its start so that the adapter shows."""
     config = bench.config(*more, **choices)
@@ -83,11 +90,12 @@ def logits_and_gradients(model, made):
     return torch.cat(logits), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("method", ["craft", "lora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_packed_equals_padded_in_logits_and_gradients(kind, method):
     tokens, found = tokens_of(kind), {}
     for batching in ("packed", "padded"):
-        model = prepared(kind, f"train.batching={batching}", method=method)
+        more = [f"train.batching={batching}", *WITHIN_THE_TINY_SHAPE.get(method, [])]
+        model = prepared(kind, *more, method=method)
         made = batches_of(kind, tokens, batching == "packed")
         found[batching] = logits_and_gradients(model, made)
     (packed, ours), (padded, theirs) = found["packed"], found["padded"]
@@ -96,7 +104,10 @@ def test_packed_equals_padded_in_logits_and_gradients(kind, method):
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
         assert gradient.abs().max() > 0, name
-        assert (ours[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+        if ".key." in name and gradient.ndim == 1:  # moves all scores of a query alike: rounding
+            assert max(ours[name].norm(), gradient.norm()) < 1e-6, name
+        else:
+            assert (ours[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import itertools
 import multiprocessing
+import shutil
 import time
 import warnings
 
@@ -15,6 +17,7 @@ from transformers import AttentionInterface
 
 from craft import models, packing, record
 from craft.bench.methods import launches
+from craft.compilation import compile_blocks
 from craft.errors import InputError
 from craft.glue import sources
 from craft.glue.batches import Tokens, batches
@@ -253,6 +256,60 @@ def test_run_tokenises_once(bench, monkeypatch):
     assert first["provenance"]["tokens"] == second["provenance"]["tokens"]
 
 
+# --- attention in rectangles of sequences of like length
+
+
+def by_sequence(query, key, value, scaling, packing):
+    """In float64, but for the softmax of `packed_attention`, which is that of the models: in
+    float32."""
+    lengths = np.diff(packing.edges.numpy()).tolist()
+    found = []
+    for q, k, v in zip(*(t[0].split(lengths, 1) for t in (query, key, value)), strict=True):
+        found.append((q * scaling @ k.transpose(-1, -2)).softmax(-1) @ v)
+    return torch.cat(found, 1).transpose(0, 1).unsqueeze(0)
+
+
+@pytest.mark.parametrize("price", [0, 100, 10**9])  # from one rectangle a length to one in all
+@pytest.mark.parametrize("lengths", [[7], [3, 3, 3], [2, 5, 5, 9, 17, 30], [9, 2, 9, 30, 1]])
+def test_rectangles_are_attention_sequence_by_sequence(lengths, price, monkeypatch):
+    monkeypatch.setattr(packing, "RECTANGLE", price)
+    packing._rectangles.cache_clear()
+    (found,) = packing.Packing.of_batches([np.array(lengths)], torch.device("cpu"))
+    shapes = packing._rectangles(found.runs, 3, torch.float64, torch.device("cpu"))[0]
+    assert len(shapes) == {0: len(found.runs), 10**9: 1}.get(price, len(shapes))
+    torch.manual_seed(0)
+    query, key, value = torch.randn(
+        3, 1, sum(lengths), 3, 4, dtype=torch.float64, requires_grad=True
+    )
+    inputs = [t.transpose(1, 2) for t in (query, key, value)]
+    ours, _ = packing.packed_attention(torch.nn.Module(), *inputs, None, 0.4, packing=found)
+    theirs = by_sequence(*inputs, 0.4, found)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    by = torch.randn_like(ours)
+    gradients = [torch.autograd.grad(o, (query, key, value), by) for o in (ours, theirs)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    packing._rectangles.cache_clear()
+
+
+def test_no_other_rectangles_cost_less():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        runs = [tuple(map(int, random.integers(1, (90, 5)))) for _ in range(random.integers(1, 9))]
+        heads = int(random.integers(1, 13))
+
+        def cost(groups, heads=heads):
+            areas = (sum(c for _, c in group) * max(n for n, _ in group) ** 2 for group in groups)
+            return sum(packing.RECTANGLE + heads * area for area in areas)
+
+        found = packing.together(runs, heads)
+        assert [run for group in found for run in group] == runs
+        cuts = itertools.product([False, True], repeat=len(runs) - 1)
+        every = [np.split(np.arange(len(runs)), np.flatnonzero(cut) + 1) for cut in cuts]
+        least = min(cost([[runs[i] for i in group] for group in groups]) for groups in every)
+        assert cost(found) == least
+
+
 # --- CUDA's variable-length kernel
 
 
@@ -370,3 +427,54 @@ def test_attention_dropout_is_part_of_the_identity_unless_it_is_the_models(bench
     assert record.digest(one) == record.digest(other) != record.digest(kept())
     with pytest.raises(InputError, match="train.attention_dropout must be a number from 0 to 1"):
         bench.config("train.attention_dropout=1.5")
+
+
+# --- torch.compile of what is neither attention nor adapted
+
+
+COMPILED = [("craft", "tiny_bert"), *((m, "tiny_roberta") for m in ("craft", "lora", "full"))]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's tracer asks for it
+@pytest.mark.parametrize(("method", "folder"), [*COMPILED, ("adapter_pfeiffer", "tiny_roberta")])
+def test_compiled_blocks_compute_what_the_model_does(method, folder, request, bench):
+    """Batches of many sizes, one graph for each kind of block."""
+    bench.model = request.getfixturevalue(folder)
+    compiled, model = prepared(bench, method=method), prepared(bench, method=method)
+    torch._dynamo.reset()
+    paths = compile_blocks(compiled, backend="aot_eager")
+    kinds = {".".join(path.split(".")[-2:]) for path in paths}
+    kinds = {kind for kind in kinds if not kind.split(".")[0].isdigit()} | {
+        path.rpartition(".")[2] for path in paths if path.split(".")[-2].isdigit()
+    }
+    expected = {"attention.output", "intermediate", "output"}
+    assert kinds == (expected - {"output"} if method == "adapter_pfeiffer" else expected)
+    assert [n for n, _ in compiled.named_parameters()] == [n for n, _ in model.named_parameters()]
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    for batch in batches_of(bench, tokens_of(bench), True):
+        logits, gradients = logits_and_fp32_gradients(model, batch)
+        with frozen_casts(compiled):
+            ours, found = logits_and_fp32_gradients(compiled, batch)
+        torch.testing.assert_close(ours, logits, atol=1e-6, rtol=0)
+        for name, gradient in gradients.items():
+            assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+    assert not counters["graph_break"]
+    assert 0 < counters["stats"]["unique_graphs"] <= 2 * len(kinds)
+
+
+def test_nothing_to_compile_is_refused(bench):
+    with pytest.raises(InputError, match=r"train.compile: .* has no part to compile"):
+        prepared(bench, "train.compile=true", method="bitfit")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+@pytest.mark.filterwarnings("ignore")  # torch's tracer and compiler
+def test_compiled_run_ends_where_the_plain_one_does(bench):
+    """To within what another stream of dropout does: the compiler has its own."""
+    torch._dynamo.reset()
+    plain, compiled = (bench.run(f"train.compile={flag}") for flag in ("false", "true"))
+    assert compiled["id"] != plain["id"]
+    ours, theirs = (made["result"]["history"][-1]["loss"] for made in (compiled, plain))
+    assert ours == pytest.approx(theirs, rel=0.05)

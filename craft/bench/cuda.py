@@ -13,6 +13,7 @@ from craft.bench.subjects import SHAPES, Setup
 # dense bf16 TFLOP/s by the makers' data sheets, by a part of the device's name
 PEAK = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165, "V100": 125}
 VARLEN = ("train.attention_dropout=0",)  # the variable-length kernel takes none
+STEPPED = {"craft": ("craft",), "lora": ("lora",), "compiled": ("craft", "train.compile=true")}
 STEPS = 20  # timed together: a step alone is shorter than the clock's jitter
 
 
@@ -27,19 +28,23 @@ def bench(setup: Setup) -> Findings:
         rows, length = 32, 40
         at = replace(setup, shape=shape)
         torch.cuda.reset_peak_memory_stats()
-        found = {m: subject(at, m, rows, length, "bf16", *VARLEN) for m in ("craft", "lora")}
-        work = {m: _steps(one) for m, one in found.items()}
+        found = {
+            name: subject(at, method, rows, length, "bf16", *VARLEN, *more)
+            for name, (method, *more) in STEPPED.items()
+        }
+        work = {name: _steps(one) for name, one in found.items()}
         with casts_of(found.values()):
             times = interleaved(work, setup.rounds, clock_of("cuda", 1))
         rates = [STEPS * rows * length / seconds for seconds in times["craft"]]
         figures.append(figure(f"{shape}: craft", rates, "tokens/s"))
         figures.append(ratio(f"{shape}: step, craft / lora", times, "craft", "lora", most=1.05))
+        figures.append(ratio(f"{shape}: step, compiled / craft", times, "compiled", "craft"))
         share = [rate * flops_of_a_token(shape, length) / 1e12 / peak for rate in rates if peak]
         if share:
             limit = {"least": 0.4} if shape == "large" else {}
             figures.append(figure(f"{shape}: model-FLOPs utilisation", share, "", **limit))
         memory = torch.cuda.max_memory_allocated() / 2**20
-        figures.append(Figure(f"{shape}: peak memory, both models", memory, "MB"))
+        figures.append(Figure(f"{shape}: peak memory, all models", memory, "MB"))
         facts[shape] = {
             "tokens_per_second": rates, "seconds": times, "peak_megabytes": memory,
             "launches": {m: launches(one.step) for m, one in found.items()},

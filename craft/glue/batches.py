@@ -1,7 +1,8 @@
 """From texts to batches: ragged tokens, and an epoch of batches that is packed or padded.
 
-A packed batch is its sequences end to end, so no padding token is computed. Its composition is that
-of the padded batch: which rows share a batch depends on the seed and the epoch alone."""
+A packed batch is its sequences end to end, so no layer but attention's products sees
+padding. Its composition is that of the padded batch: which rows share a batch depends on the seed
+and the epoch alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -123,15 +123,17 @@ def score_against_parameters(
                 edgecolors=look["color"],
                 s=34,
                 zorder=2,
+                clip_on=False,
                 label=point["row"] if ours else f"{point['row']} (published)",
             )
         axis.set_xscale("symlog", linthresh=1000, linscale=0.4)
         most = math.floor(math.log10(max(data["parameters"].max(), 1e4)))
+        axis.set_xlim(0, 2 * data["parameters"].max())
         axis.set_xticks([0, *(10.0**n for n in range(3, most + 1))])
         axis.set_xticks([], minor=True)
         axis.set(
             xlabel="adapter parameters (zero at the left edge)",
-            ylabel=f"mean of {len(tasks)} dev scores, per cent\n({_seeds(data)})",
+            ylabel=f"{_mean(len(tasks))}, per cent\n({_seeds(data)})",
         )
         figure.suptitle(f"{TITLES[suite]}, {model}\n{', '.join(NAMES[t] for t in tasks)}")
         if partial:
@@ -139,6 +141,10 @@ def score_against_parameters(
             axis.set_title(textwrap.fill(left_out, 72), fontsize=6.5)
         legend_below(figure, [axis], columns=3)
     return Drawn(f"pareto_{suite}_{model}", figure, data)
+
+
+def _mean(tasks: int) -> str:
+    return "dev score" if tasks == 1 else f"mean of {tasks} dev scores"
 
 
 def _seeds(data: pd.DataFrame) -> str:
@@ -211,8 +217,7 @@ def learning_curves(records: Records, suite: str, model: str, looks: Looks) -> D
     data["score"] *= 100
     lines, columns = _grid(len(tasks))
     with styled():
-        legend = 0.2 * math.ceil(len(names) / 3)
-        figure = canvas(max(4.8, 0.6 + 2.3 * columns), 0.6 + 1.9 * lines + legend)
+        figure = canvas(max(4.8, 0.6 + 2.3 * columns), 0.8 + 1.9 * lines)
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
         for axis, task in zip(axes, tasks, strict=False):
             for name in names:

@@ -25,6 +25,7 @@ COMPUTATION = (
     "train.precision",
     "train.tf32",
     "train.batching",
+    "train.compile",
     "train.accumulate",
     "train.auto_accumulate",
     "train.eval_batch_size",

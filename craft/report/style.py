@@ -1,5 +1,6 @@
 """One look for all figures, safe for colour-blind readers and grey prints; files that repeat."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,12 +107,17 @@ class Looks:
 def legend_below(
     figure: Figure, axes: Sequence[Axes], columns: int, order: Sequence[str] = ()
 ) -> None:
-    """One legend for all axes, under them, each name once; `order` names come first."""
+    """One legend for all axes, under them, each name once, in as many columns up to `columns` as
+    the names leave room for, the figure made higher by its lines; `order` names come first."""
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     found = {name: found[name] for name in order if name in found} | found
+    inches = 0.55 + 0.06 * max(map(len, found))  # of one entry at 7.5 points
+    columns = max(1, min(columns, int(figure.get_figwidth() / inches)))
+    lines = math.ceil(len(found) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * (lines - 1))
     figure.legend(
         list(found.values()),
         list(found),

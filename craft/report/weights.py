@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import MaxNLocator
 from safetensors import safe_open
 from torch import Tensor
 
@@ -157,6 +158,7 @@ def spectra(models: Sequence[Stacks], ranks: tuple[int, int, int] = RANKS) -> Dr
                 title = f"mode {mode} ({MODES[mode - 1]}), r{mode} = {rank}"
                 axis.set_title(f"{title}\nkeeps {', '.join(shares)}", fontsize=7)
                 axis.set(xlabel="index", ylim=(0, 1.05))
+                axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             line[0].set_ylabel(f"{name}\nsingular value / largest")
         legend_below(figure, [axes[0, 0]], columns=3)
     return Drawn("spectra", figure, data)
