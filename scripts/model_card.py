@@ -65,8 +65,9 @@ of the first stage. What this model says of structure across layers it says of i
 ## What it learnt
 
 Full fine-tuning on real GLUE from these weights and from random ones of the same architecture, same
-recipe and seeds, {steps_each} steps of {rows} examples (`python scripts/train.py -m experiment=learnt
-data=local data.dir=GLUE`); best epoch on dev, mean and standard deviation over n seeds, times 100:
+recipe and seeds, {epochs} epochs of {rows} examples a step, at most {steps_each} steps
+(`python scripts/train.py -m experiment=learnt data=local data.dir=GLUE`); best epoch on dev, mean and
+standard deviation over n seeds, times 100:
 
 {evidence}
 
@@ -87,17 +88,22 @@ def evidence(runs: pd.DataFrame) -> str:
     for task in LEARNT.hydra.sweeper.params.task.split(","):
         ours = runs[(runs["task"] == task)]
         trained, drawn = ours[~ours["random"]]["best"] * 100, ours[ours["random"]]["best"] * 100
-        if trained.empty or drawn.empty:
-            lines.append(f"| {NAMES[task]} | - | no record | no record | - | - | 0 |")
-            continue
+        metric = METRIC_NAMES[ours["headline"].iloc[0]] if len(ours) else "-"
         difference, sd = trained.mean() - drawn.mean(), max(trained.std(), drawn.std())
-        metric = METRIC_NAMES.get(ours["headline"].iloc[0], ours["headline"].iloc[0])
+        known = len(trained) > 1 and len(drawn) > 1
         lines.append(
-            f"| {NAMES[task]} | {metric} | {trained.mean():.1f} ± {trained.std():.1f} | "
-            f"{drawn.mean():.1f} ± {drawn.std():.1f} | {difference:+.1f} | {difference / sd:.1f} | "
-            f"{len(trained)}, {len(drawn)} |"
+            f"| {NAMES[task]} | {metric} | {spread(trained)} | {spread(drawn)} | "
+            f"{f'{difference:+.1f}' if known else '-'} | "
+            f"{f'{difference / sd:.1f}' if known and sd else '-'} | {len(trained)}, {len(drawn)} |"
         )
     return "\n".join([*lines, "", "`in sd`: over the larger of the two standard deviations."])
+
+
+def spread(scores: pd.Series) -> str:
+    """Mean and, of two or more, standard deviation."""
+    if scores.empty:
+        return "no record"
+    return f"{scores.mean():.1f}" + (f" ± {scores.std():.1f}" if len(scores) > 1 else "")
 
 
 def learnt(folder: Path) -> pd.DataFrame:
@@ -146,6 +152,7 @@ def card(folder: Path) -> str:
         stages=f"{stages} of the budget",
         hours=facts["training_seconds"] / 3600,
         utilisation="" if share is None else f", {share:.0%} of the peak of its matrix units",
+        epochs=LEARNT.train.epochs,
         steps_each=LEARNT.train.max_steps,
         rows=LEARNT.train.batch_size,
         evidence=evidence(learnt(folder)),
