@@ -15,7 +15,7 @@ import pandas as pd
 
 from craft import record
 from craft.config import flatten
-from craft.report.search import COLUMNS, search_row, what_it_took
+from craft.report.search import COLUMNS, name_settings, search_row, what_it_took
 from craft.report.settings import Defaults, apart, describe, differences
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")  # as in Table 2
@@ -138,7 +138,7 @@ def load(folders: Iterable[Path], configs: Path, searches: Iterable[Path] = ()) 
         runs=runs,
         scores=_score_rows(runs, scores),
         history=pd.DataFrame(history, columns=["id", "epoch", "step", "loss", "lr", "score"]),
-        searches=pd.DataFrame(searched.values(), columns=COLUMNS),
+        searches=pd.DataFrame(name_settings(searched.values()), columns=COLUMNS),
         unsuccessful=pd.DataFrame(unsuccessful, columns=UNSUCCESSFUL_COLUMNS).sort_values(
             "name", ignore_index=True
         ),
@@ -228,9 +228,7 @@ def _searched(made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
     cell = {"suite": suite_of(provenance), "model": model_of(provenance)}
     cell |= {"task": config["task"]["name"], "method": config["method"]["label"]}
     default = defaults.of(cell["method"], provenance["model"]["name"], cell["task"])
-    tried = differences(config, default)
-    tried.pop("selection", None)  # in a column of its own
-    return search_row(made, cell | {"settings": describe(tried)})
+    return search_row(made, cell, differences(config, default))
 
 
 def _metrics(made: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,26 +10,51 @@ from typing import Any
 
 import pandas as pd
 
+from craft.config import flatten
 from craft.report.render import MISSING, Table, percent
+from craft.report.settings import describe
 
 KEY = ["suite", "model", "task", "method"]  # what a search is for
 COLUMNS = ["id", *KEY, "settings", "seed", "selection", "status", "headline", "best", "seconds"]
 
 
-def search_row(made: Mapping[str, Any], cell: Mapping[str, str]) -> dict[str, Any]:
-    """A record of a search as a row; `cell` holds what it is for, and its settings."""
+def search_row(
+    made: Mapping[str, Any], cell: Mapping[str, str], differing: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A record of a search as a row; `cell` holds what it is for, `differing` its values that are
+    not the defaults."""
     provenance = made["provenance"]
+    config = provenance["config"]
+    whole = dict(flatten({"method": {"peft": config["method"]["peft"]}, "train": config["train"]}))
     score = made["result"]["score"] if made["status"] == "ok" else None
     return {
         "id": made["id"],
         **cell,
-        "seed": provenance["config"]["seed"],
-        "selection": provenance["config"].get("selection", "dev"),
+        "differing": {k: v for k, v in differing.items() if k != "selection"},  # has a column
+        "whole": whole,
+        "seed": config["seed"],
+        "selection": config.get("selection", "dev"),
         "status": made["status"],
         "headline": score["headline"] if score else "",
         "best": float(score["best"][score["headline"]]) if score else float("nan"),
         "seconds": provenance["seconds"],
     }
+
+
+def name_settings(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give each row its settings in words: the learning rate, what is not the default, and what
+    differs within its search, which matters where a model has no defaults."""
+    rows = list(rows)
+    named = []
+    for row in rows:
+        others = [other["whole"] for other in rows if all(other[k] == row[k] for k in KEY)]
+        varies = {"train.lr": row["whole"]["train.lr"]} | {
+            key: value
+            for key, value in row["whole"].items()
+            if any(other.get(key) != value for other in others)
+        }
+        named.append({**row, "settings": describe(row["differing"] | varies)})
+    return named
 
 
 def what_it_took(run: Mapping[str, Any], searched: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -52,7 +77,7 @@ def search_table(searches: pd.DataFrame) -> Table:
     for _, row in data.iterrows():
         where = "dev" if row["selection"] == "dev" else "a part of train"
         score = MISSING if pd.isna(row["median"]) else percent(row["median"])
-        line = [row["model"], row["task"], row["method"], row["settings"] or "default", where]
+        line = [row["model"], row["task"], row["method"], row["settings"], where]
         body.append([*line, str(row["n"]), score, f"{row['seconds'] / 3600:.2f}"])
     return Table(
         name="search",
