@@ -1,8 +1,8 @@
 # ruff: noqa: E501 - the text of the page keeps its own lines
 """What a vertical backbone keeps: held-out masked-LM loss and a task's score against parameters.
 
-python scripts/train.py -m experiment=vertical           the task's runs, promoted to results/runs
-python scripts/vertical.py --corpus CORPUS               docs/vertical.md and results/vertical.json
+python scripts/train.py -m experiment=vertical           the task's runs, promoted with out=results/vertical
+python scripts/vertical.py --corpus CORPUS               docs/vertical.md and results/vertical/vertical.json
 
 CORPUS is the one that the embedded model was pre-trained on; its last sequences were held out."""
 
@@ -31,7 +31,7 @@ model from its first step; here a pre-trained one is cut down to it by a truncat
 differences, without any further pre-training. `previous` adds to the layer before (the paper's text), `first` to the
 compound's first layer (the authors' code).
 
-The page is made by `scripts/vertical.py` from `results/vertical.json` and the records in `results/runs`. Parameters are
+The page is made by `scripts/vertical.py` from `results/vertical/vertical.json` and the records in `results/vertical/runs`. Parameters are
 the backbone's own; the error is the mean of ||W' - W|| / ||W|| over the weights that became increments; the loss is
 masked language modelling on {sequences:,} held-out sequences of the pre-training corpus; scores are CRAFT's
 {metric} on **{task} of mini-GLUE (synthetic, not GLUE)**, best epoch, mean over n seeds, times 100.
@@ -138,12 +138,12 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="to measure the losses anew")
     parser.add_argument("--work", type=Path, default=Path("outputs/pretrain_mini"))
     given = parser.parse_args()
-    path = ROOT / "results" / "vertical.json"
+    path = ROOT / "results" / "vertical" / "vertical.json"
     if given.corpus is not None:
         write_json(path, losses(given.corpus, given.work))
     if not path.is_file():
         raise InputError(f"{path} is not there; give --corpus to measure the losses")
-    text = page(json.loads(path.read_text()), ROOT / "results" / "runs")
+    text = page(json.loads(path.read_text()), ROOT / "results" / "vertical" / "runs")
     write_text(ROOT / "docs" / "vertical.md", text)
     print(ROOT / "docs" / "vertical.md")
 
