@@ -89,7 +89,8 @@ def evidence(runs: pd.DataFrame) -> str:
         ours = runs[(runs["task"] == task)]
         trained, drawn = ours[~ours["random"]]["best"] * 100, ours[ours["random"]]["best"] * 100
         metric = METRIC_NAMES[ours["headline"].iloc[0]] if len(ours) else "-"
-        difference, sd = trained.mean() - drawn.mean(), max(trained.std(), drawn.std())
+        difference = float(trained.mean() - drawn.mean())
+        sd = max(float(trained.std()), float(drawn.std()))
         known = len(trained) > 1 and len(drawn) > 1
         lines.append(
             f"| {NAMES[task]} | {metric} | {spread(trained)} | {spread(drawn)} | "
