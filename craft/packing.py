@@ -129,7 +129,8 @@ def _rectangles(
     """Shapes (count, longest) of the rectangles, their masks (count, 1, 1, longest) or None, the
     token at each of their places, end to end, and the place of each token.
 
-    A place behind the end of a sequence holds the sequence's first token."""
+    A place behind the end of a sequence holds the sequence's first token. What goes to a device is
+    copied without waiting for the work that is queued there."""
     shapes, masks, rows, tokens = [], [], [], []
     first = place = 0
     for group in together(runs, heads):
@@ -140,10 +141,12 @@ def _rectangles(
         rows.append(np.where(real, starts[:, None] + within, starts[:, None]).ravel())
         tokens.append(place + np.flatnonzero(real))
         mask = torch.zeros(real.shape, dtype=dtype).masked_fill_(torch.from_numpy(~real), -math.inf)
-        masks.append(None if real.all() else mask[:, None, None].to(device))
+        masks.append(None if real.all() else mask[:, None, None].to(device, non_blocking=True))
         shapes.append(real.shape)
         first, place = first + int(lengths.sum()), place + real.size
-    at, places = (torch.from_numpy(np.concatenate(f)).to(device) for f in (rows, tokens))
+    at, places = (
+        torch.from_numpy(np.concatenate(f)).to(device, non_blocking=True) for f in (rows, tokens)
+    )
     return shapes, masks, at, places
 
 
