@@ -76,9 +76,31 @@ def run(name: str, setup: Any, out: Path) -> None:
     if name == "cuda" and setup.device != "cuda":
         print("not run: torch sees no CUDA device")
         return
+
+    def write(found: Any) -> list[str]:
+        remarks = _remarks(name, setup, found)
+        content = {
+            "bench": name,
+            "machine": hardware(torch.device(setup.device)) | {"threads": setup.threads},
+            "versions": versions(),
+            "rounds": setup.rounds,
+            "scatter": found.noise(),
+            "figures": [asdict(f) | {"met": f.met} for f in found.figures],
+            "remarks": remarks,
+            "facts": found.facts,
+        }
+        write_json(out / f"{name}.json", anonymous(content))
+        return remarks
+
     bench = importlib.import_module(f"craft.bench.{name}").bench
-    found = bench(setup, measured=out) if name == "plan" else bench(setup)
+    more = {"plan": {"measured": out}, "trainer": {"keep": write}}.get(name, {})
+    found = bench(setup, **more)
     print(table(found))
+    print("\n".join(write(found)))
+
+
+def _remarks(name: str, setup: Any, found: Any) -> list[str]:
+    """The bench's own, and whether its texts and its machine are fit to be quoted."""
     remarks = list(found.remarks)
     if setup.glue_dir is None and name in ("trainer", "padding", "cuda"):
         remarks.append("texts are the generated mini-GLUE, not GLUE (glue_dir=FOLDER)")
@@ -87,18 +109,7 @@ def run(name: str, setup: Any, out: Path) -> None:
             f"WARNING: too noisy to tell; repeats scatter by {found.noise():.0%}, more than "
             f"{found.noisy:.0%}. Run it on an idle machine, or with more rounds"
         )
-    print("\n".join(remarks))
-    content = {
-        "bench": name,
-        "machine": hardware(torch.device(setup.device)) | {"threads": setup.threads},
-        "versions": versions(),
-        "rounds": setup.rounds,
-        "scatter": found.noise(),
-        "figures": [asdict(f) | {"met": f.met} for f in found.figures],
-        "remarks": remarks,
-        "facts": found.facts,
-    }
-    write_json(out / f"{name}.json", anonymous(content))
+    return remarks
 
 
 def whole(given: dict[str, str | None], name: str) -> int:
