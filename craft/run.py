@@ -1,38 +1,23 @@
-"""One run from its checked config to its record: locate, load, identify, tokenise, build, attach,
-fit, write."""
+"""One run from its checked config to its record: locate, load, identify, compute, write."""
 
 import contextlib
-import dataclasses
-import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel
 
-from craft import environment, memory, models, packing, record, tucker
+from craft import environment, models, record
 from craft.attempts import Attempts
-from craft.compilation import compile_blocks
+from craft.computation import Say, compute
 from craft.config import RunConfig
 from craft.errors import InputError, Interrupted
 from craft.glue import sources
 from craft.glue.holdout import data_of
-from craft.glue.token_cache import TokenCache
 from craft.lease import Held, Lease, hold
-from craft.optimization import compute_dtype, frozen_casts
-from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
-from craft.progress import ProgressLine
 from craft.sharing import share
-from craft.start import Start, finished_run, start_from
-from craft.tracking import tracker
-from craft.train import Loop, Seeds, fit
-
-Say = Callable[[str], None]
+from craft.start import Start, finished_run
 
 
 def run(
@@ -116,9 +101,7 @@ def _carry_out(
 
     try:
         with _torch_settings(config):
-            result, more = _train(
-                config, backbone, data, run_id, kept, folder, stop_or_lost, start, say
-            )
+            result, more = compute(config, backbone, data, kept, folder, stop_or_lost, start, say)
         made = record.make(run_id, more.pop("status"), result, provenance | more)
         lease.check()
     except (Interrupted, KeyboardInterrupt):
@@ -158,164 +141,6 @@ def _headline(made: dict[str, Any]) -> str:
     return (
         f"{score['headline']} {score['best'][score['headline']]:.4f} (epoch {score['best_epoch']})"
     )
-
-
-def _train(
-    config: RunConfig,
-    backbone: models.Backbone,
-    data: sources.GlueData,
-    run_id: str,
-    kept: dict[str, Any],
-    folder: record.RunFolder,
-    stop: Callable[[], bool],
-    start: Start | None,
-    say: Say,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The result of a run, and what more is known of how it came about."""
-    seeds = Seeds.of(config.seed)
-    tokenizer = models.tokenizer_of(backbone)
-    cache = caches(config, data.digest, models.tokenizer_digest(backbone))
-    tokens = {
-        n: cache.encode(s, config.task, tokenizer, config.train.max_length)
-        for n, s in data.splits.items()
-    }
-    labels = {name: data.splits[name].labels for name in config.task.dev}
-    line = ProgressLine(folder.path.name, config.task.headline)
-    log = tracker(config.logger, run_id, folder.path.name, config.resolved, str(folder.path))
-
-    def observe(progress: Any, total: int, running: torch.Tensor | None) -> None:
-        line.observe(progress, total, running)
-        if running is None:
-            log.log(progress.history[-1], progress.step)
-
-    def score(logits: dict[str, np.ndarray]) -> dict[str, float]:
-        from craft.glue.metrics import score  # evaluate and datasets take a second to import
-
-        return score(config.task, logits, labels)  # type: ignore[arg-type]
-
-    settings = config.train
-    with line, log:
-        while True:
-            clock = time.perf_counter()
-            model = prepare(config, backbone, seeds)
-            attach_seconds = time.perf_counter() - clock
-            models.check_vocabulary(model, tokens.values())
-            started_from = None if start is None else start_from(model, start)
-            parameters = count_parameters(config, model)
-            loop = Loop(
-                train=tokens["train"],
-                dev={name: tokens[name] for name in config.task.dev},
-                score=score,
-                headline=config.task.headline,
-                regression=config.task.regression,
-                settings=settings,
-                seeds=seeds,
-                first_position=models.first_position(model),
-                pad=tokenizer.pad_token_id,
-                checkpoint=folder.checkpoint,
-                identity=run_id,
-                observe=observe,
-                stop=stop,
-            )
-            try:
-                with frozen_casts(model):
-                    fitted = fit(model, loop)
-                break
-            except Exception as error:
-                if not memory.is_out_of_memory(error):
-                    raise
-                accumulate = memory.smaller(settings)
-                if accumulate is None or not settings.auto_accumulate:
-                    raise memory.OutOfMemory(memory.advice(settings)) from error
-            # out here the exception is gone, and with it the frames that held the step's tensors
-            del model, loop
-            memory.release()
-            say(f"{folder.path.name}: too little memory, on with train.accumulate={accumulate}")
-            settings = dataclasses.replace(settings, accumulate=accumulate)
-    predictions = (
-        write_predictions(folder.predictions, config.task, fitted, data) if fitted.logits else None
-    )
-    result = {
-        "config": kept,
-        "score": summarise(config.task, fitted),
-        "history": fitted.progress.history,
-        "parameters": parameters,
-        "steps": fitted.progress.step,
-        "tokens": fitted.progress.tokens,
-        "skipped_steps": fitted.progress.skipped_steps,
-        "predictions_sha256": predictions,
-    }
-    origin = {"run": folder.path.name, "id": run_id, "task": config.task.name}
-    origin |= {"model": {"name": config.model["name"], "digest": backbone.digest}}
-    adapter_bytes = save_adapters(model, fitted, folder.path, origin)
-    progress = fitted.progress
-    more = {
-        "status": fitted.status,
-        "accumulate": settings.accumulate,
-        "start_from": started_from,
-        "closed_form": closed_form(config, model),
-        "vertical": getattr(model.get_base_model().config, "vertical", None),
-        "tokens": {
-            "max_length": config.train.max_length,
-            "cut": {n: t.cut / len(t) for n, t in tokens.items()},
-            "mean_length": {n: float(t.lengths.mean()) for n, t in tokens.items()},
-        },
-        "cost": {
-            "attach_seconds": round(attach_seconds, 3),  # the decomposition included
-            "train_seconds": round(progress.train_seconds, 3),
-            "eval_seconds": round(progress.eval_seconds, 3),
-            "epoch_seconds": progress.epoch_seconds,
-            "steps_per_second": round(progress.step / max(progress.train_seconds, 1e-9), 3),
-            "tokens_per_second": round(progress.tokens / max(progress.train_seconds, 1e-9), 1),
-            "peak_megabytes": environment.peak_memory_megabytes(torch.device(config.train.device)),
-            "adapter_bytes": adapter_bytes,
-        },
-    }
-    log.finish(record.make(run_id, fitted.status, result, more))
-    return result, more
-
-
-def caches(config: RunConfig, data: str, tokenizer: str) -> TokenCache:
-    """Let this process's tuners use the caches of a run's decompositions, and return that of its
-    tokens: in `outputs`, and read in `store`, too."""
-    shared = () if config.store is None else (config.store / "cache",)
-    own = config.outputs / "cache"
-    tucker.use_cache(own / "tucker", [place / "tucker" for place in shared])
-    return TokenCache(own / "tokens", data, tokenizer, tuple(p / "tokens" for p in shared))
-
-
-def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftModel:
-    """The model ready to train: backbone, head, method, and packed attention where batches are
-    packed."""
-    settings = config.train
-    model = models.build(backbone, config.task, seeds.head, settings.attention_dropout)
-    available = getattr(model.config, "max_position_embeddings", None)
-    usable = None if available is None else available - models.first_position(model)
-    if usable is not None and config.train.max_length > usable:
-        raise InputError(
-            f"train.max_length {config.train.max_length} exceeds the {usable} positions of "
-            f"{config.model['name']}"
-        )
-    if settings.batching == "packed":
-        packing.enable(model)
-        _tell_of_the_kernel(config, model)
-    attached = models.attach(model, config.method, seeds.adapter)
-    if settings.compile:
-        compile_blocks(attached)
-    return attached
-
-
-def _tell_of_the_kernel(config: RunConfig, model: PreTrainedModel) -> None:
-    """Say so where a card trains without the kernel for packed batches."""
-    device, dtype = torch.device(config.train.device), compute_dtype(config.train)
-    if device.type != "cuda" or not torch.cuda.is_available():  # prepared for another machine
-        return
-    reason = packing.without_kernel(device, dtype, models.attention_dropout(model.config))
-    if reason is not None:
-        warnings.warn(
-            f"packed attention trains by plain products, not by torch's kernel: {reason}",
-            stacklevel=2,
-        )
 
 
 @contextmanager

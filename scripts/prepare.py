@@ -20,9 +20,9 @@ _done: set[str] = set()  # the basic launcher composes all runs in this process
 @job
 def main(cfg: DictConfig) -> None:
     from craft import models
+    from craft.computation import caches, prepare
     from craft.config import check
     from craft.glue.holdout import data_of
-    from craft.run import caches, prepare
     from craft.train import Seeds
 
     config = check(cfg, cuda=True)

@@ -11,11 +11,11 @@ from tiny_bench import CONFIGS, Bench, task_of
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from craft import models, packing
+from craft.computation import prepare
 from craft.errors import InputError
 from craft.glue import sources
 from craft.glue.batches import batches, encode, order
 from craft.glue.tasks import Split
-from craft.run import prepare
 from craft.train import Seeds, fit, loss_of, predict
 
 CPU = torch.device("cpu")
@@ -225,7 +225,7 @@ def test_order_is_the_same_for_every_method_and_batching(bench, monkeypatch):
         seen.append([list(order(len(loop.train), loop.seeds.order, epoch)) for epoch in range(2)])
         return fit(model, loop)
 
-    monkeypatch.setattr("craft.run.fit", recorded)
+    monkeypatch.setattr("craft.computation.fit", recorded)
     for number, (method, batching) in enumerate([("craft", "packed"), ("lora", "padded")]):
         bench.elsewhere(f"o{number}").run(f"train.batching={batching}", method=method)
     assert seen[0] == seen[1]

@@ -21,13 +21,13 @@ from transformers import AttentionInterface
 from craft import models, packing, record
 from craft.bench.methods import launches
 from craft.compilation import compile_blocks
+from craft.computation import prepare
 from craft.errors import InputError
 from craft.glue import sources
 from craft.glue.batches import Tokens, batches
 from craft.glue.tasks import Split
 from craft.glue.token_cache import TokenCache
 from craft.optimization import frozen_casts, loss_of
-from craft.run import prepare
 from craft.train import Seeds
 
 METHODS = ("craft", "lora", "dora", "bitfit", "full", "adapter_pfeiffer")

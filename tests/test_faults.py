@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from test_scripts import FakeWandb
 from tiny_bench import ROOT
 
+import craft.computation
 import craft.run
 import craft.storage
 import craft.train
@@ -412,7 +413,7 @@ def test_no_secret_stands_in_a_record_or_an_error(bench, monkeypatch, capsys):
         def fails(model, loop):
             raise RuntimeError(f"401 for {secrets['WANDB_API_KEY']} and {secrets['HF_TOKEN']}")
 
-        monkeypatch.setattr(craft.run, "fit", fails)
+        monkeypatch.setattr(craft.computation, "fit", fails)
         with pytest.raises(RuntimeError):
             craft.run.run(
                 bench.config(), f"train.py --key {secrets['WANDB_API_KEY']}", lambda: False, print

@@ -11,6 +11,7 @@ import pytest
 from injected import injecting
 from tiny_bench import Bench
 
+import craft.computation
 import craft.outcome
 import craft.run
 import craft.storage
@@ -20,13 +21,13 @@ from craft.tucker import use_cache
 
 PHASES = {  # module, name: a call of it in that phase, and how many calls a run makes
     "at the start": (craft.run.models, "locate", 1),
-    "while it attaches": (craft.run, "prepare", 1),
+    "while it attaches": (craft.computation, "prepare", 1),
     "in the decomposition": (tucker, "decompose", 2),
     "in mid-epoch": (craft.train, "_backward", 12),
     "after an optimizer step": (craft.train, "_update", 12),
     "while a checkpoint is written": (craft.train, "save_checkpoint", 14),
     "in the evaluation": (craft.train, "predict", 4),
-    "while predictions are written": (craft.run, "write_predictions", 1),
+    "while predictions are written": (craft.computation, "write_predictions", 1),
     "while adapters are saved": (craft.outcome, "_save_adapter", 2),
     "while the record is written": (record, "write", 1),
 }

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from tiny_bench import CONFIGS, Bench, compose, task_of
 
+import craft.computation
 import craft.run
 import craft.train
 from craft import models, packing, record
@@ -128,7 +129,7 @@ def test_method_that_is_no_peft_config_is_refused(bench):
 
 def test_finished_run_says_so_and_is_not_trained_again(bench, monkeypatch):
     made = bench.run()
-    monkeypatch.setattr(craft.run, "fit", refuse)
+    monkeypatch.setattr(craft.computation, "fit", refuse)
     said = []
     assert bench.run(said=said) == made
     score, path = made["result"]["score"], bench.folder() / "record.json"
@@ -139,7 +140,7 @@ def test_finished_run_says_so_and_is_not_trained_again(bench, monkeypatch):
 
 def test_finished_run_is_found_wherever_its_inputs_lie_now(bench, tmp_path, monkeypatch):
     made = bench.run()
-    monkeypatch.setattr(craft.run, "fit", refuse)
+    monkeypatch.setattr(craft.computation, "fit", refuse)
     (tmp_path / "moved").symlink_to(bench.glue)
     (tmp_path / "model").symlink_to(bench.model)
     other = Bench(tmp_path / "model", tmp_path / "moved", bench.outputs)
@@ -152,7 +153,7 @@ def test_run_that_failed_does_not_block(bench, monkeypatch):
         raise RuntimeError("out of luck\nand more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.run, "fit", broken)
+        patch.setattr(craft.computation, "fit", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
             bench.run()
     failed = record.read(bench.folder() / "record.json")
@@ -170,7 +171,7 @@ def test_run_that_diverged_does_not_block(bench, monkeypatch):
         return dataclasses.replace(fit(model, loop), status="diverged")
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.run, "fit", diverged)
+        patch.setattr(craft.computation, "fit", diverged)
         assert bench.run()["status"] == "diverged"
     made = bench.run()
     assert made["status"] == "ok"
@@ -182,7 +183,7 @@ def test_attempts_are_counted_and_their_time_summed(bench, monkeypatch):
         raise RuntimeError
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.run, "fit", broken)
+        patch.setattr(craft.computation, "fit", broken)
         with pytest.raises(RuntimeError):
             bench.run()
     with pytest.raises(Interrupted):
@@ -201,7 +202,9 @@ def test_refused_input_leaves_nothing_behind(bench, monkeypatch):
     with pytest.raises(Interrupted):
         bench.run(stop=lambda: True)
     before = {path: path.read_bytes() for path in bench.files()}
-    monkeypatch.setattr(craft.run, "tracker", lambda *_: (_ for _ in ()).throw(InputError("no")))
+    monkeypatch.setattr(
+        craft.computation, "tracker", lambda *_: (_ for _ in ()).throw(InputError("no"))
+    )
     with pytest.raises(InputError):
         bench.run()
     assert {path: path.read_bytes() for path in bench.files()} == before
@@ -327,7 +330,7 @@ def test_record_never_holds_the_name_of_the_user_or_the_machine(bench, tmp_path,
     def broken(model, loop):
         raise RuntimeError(f"no space in {home}/outputs")
 
-    monkeypatch.setattr(craft.run, "fit", broken)
+    monkeypatch.setattr(craft.computation, "fit", broken)
     with pytest.raises(RuntimeError):
         other.run("seed=1")
     (failed,) = [r for _, r in record.read_all(other.outputs) if r["status"] == "failed"]

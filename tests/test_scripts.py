@@ -16,7 +16,7 @@ from hydra.errors import MissingConfigException
 from injected import injecting
 from tiny_bench import ROOT, Bench
 
-import craft.run
+import craft.computation
 from craft.errors import InputError
 from craft.train import Interrupted, fit
 
@@ -231,7 +231,7 @@ def test_error_that_is_not_the_users_stays_whole(bench, train, capsys, monkeypat
     def broken(model, loop):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(craft.run, "fit", broken)
+    monkeypatch.setattr(craft.computation, "fit", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         train(*bench.overrides())
     assert [made["status"] for made in records(bench)] == ["failed"]
@@ -268,7 +268,7 @@ def test_signal_leaves_a_checkpoint_and_the_next_start_goes_on(
         return fit(model, loop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.run, "fit", signalled)
+        patch.setattr(craft.computation, "fit", signalled)
         assert train(*bench.overrides()) == 130
     assert "interrupted: stopped at step 1 of 6; start again to go on" in capsys.readouterr().err
     assert (bench.folder() / "checkpoint.safetensors").is_file() and records(bench) == []
@@ -284,7 +284,7 @@ def test_second_interrupt_stops_at_once(bench, train, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("went on")
 
-    monkeypatch.setattr(craft.run, "fit", impatient)
+    monkeypatch.setattr(craft.computation, "fit", impatient)
     assert train(*bench.overrides()) == 130
     assert json.loads((bench.folder() / "attempts.json").read_text())[0]["ended"] == "interrupted"
 
@@ -313,7 +313,7 @@ def test_sweep_finishes_the_rest_when_one_job_breaks(bench, train, monkeypatch, 
             raise ZeroDivisionError("a bug")
         return fit(model, loop)
 
-    monkeypatch.setattr(craft.run, "fit", first_breaks)
+    monkeypatch.setattr(craft.computation, "fit", first_breaks)
     with injecting("one failing run in a sweep", "that run"):
         assert train("-m", *bench.overrides("seed=0,1")) == 1
         err = capsys.readouterr().err
@@ -338,7 +338,7 @@ def test_interrupted_sweep_starts_no_other_job(bench, train, capsys, monkeypatch
         os.kill(os.getpid(), signal.SIGTERM)
         return fit(model, loop)
 
-    monkeypatch.setattr(craft.run, "fit", signalled)
+    monkeypatch.setattr(craft.computation, "fit", signalled)
     assert train("-m", *bench.overrides("seed=0,1,2")) == 130
     assert bench.folder().name.startswith("rte-craft-local-s0-")  # the only one
 

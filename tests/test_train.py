@@ -14,10 +14,10 @@ from transformers import get_linear_schedule_with_warmup
 import craft.train
 from craft import models
 from craft.checkpoint import load_checkpoint
+from craft.computation import prepare
 from craft.errors import InputError
 from craft.glue import sources
 from craft.glue.batches import encode
-from craft.run import prepare
 from craft.storage import read_tensors
 from craft.train import (
     Interrupted,
@@ -57,7 +57,7 @@ def model_of(bench, *more, dropout=True, seed=0, **choices):
 
 
 def loop_of(config, model, tmp_path, **changes):
-    """What `craft.run` hands to `fit`, with a score that nothing depends on, and no checkpoint."""
+    """What `compute` hands to `fit`, with a score that nothing depends on, and no checkpoint."""
     checkpoint = tmp_path / "checkpoint.safetensors"
     checkpoint.unlink(missing_ok=True)
     tokenizer = models.tokenizer_of(models.locate(config.model))
@@ -504,7 +504,7 @@ def test_threads_are_the_runs_own(bench, monkeypatch):
             raise RuntimeError("broken")
         return fit(model, loop)
 
-    monkeypatch.setattr("craft.run.fit", recorded)
+    monkeypatch.setattr("craft.computation.fit", recorded)
     assert torch.get_num_threads() == 1
     bench.run("train.threads=2")
     assert torch.get_num_threads() == 1

@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from craft import models
 from craft.bench.measure import Figure, Findings, clock_of, interleaved, ratio
 from craft.bench.subjects import Setup
+from craft.computation import prepare
 from craft.config import TrainSettings
 from craft.glue.batches import Batch, Tokens, batches
 from craft.optimization import autocast, frozen_casts, loss_of, make_optimizer
-from craft.run import prepare
 from craft.train import Seeds
 from craft.tuners.layer import SandwichLayer
 from craft.tuners.sandwich import SandwichModel

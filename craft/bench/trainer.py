@@ -25,12 +25,12 @@ from transformers import (
 from craft import models
 from craft.bench.measure import Figure, Findings, clock_of, interleaved, ratio
 from craft.bench.subjects import Setup
+from craft.computation import prepare
 from craft.config import RunConfig
 from craft.glue.batches import encode
 from craft.glue.metrics import score
 from craft.glue.tasks import Split, Task
 from craft.optimization import frozen_casts
-from craft.run import prepare
 from craft.train import Loop, Seeds, fit
 
 LENGTH = 128
