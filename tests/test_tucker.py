@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from tensorly.decomposition import tucker as tensorly_tucker
 
 from craft.errors import InputError
-from craft.tucker import ALGORITHMS, DecompositionCache, clip_ranks, decompose, gram_matrices
+from craft.tucker import (
+    ALGORITHMS,
+    DecompositionCache,
+    _leading_vectors,
+    clip_ranks,
+    decompose,
+    gram_matrices,
+)
 
 
 def low_rank(shape=(6, 20, 14), ranks=(3, 5, 4), noise=0.1, seed=0):
@@ -48,6 +55,17 @@ def test_hosvd_factors_are_the_leading_singular_vectors_of_the_unfoldings():
         unfolding = tensor.movedim(mode, 0).flatten(1)
         u = torch.linalg.svd(unfolding, full_matrices=False).U[:, : factor.shape[1]]
         torch.testing.assert_close((u.T @ factor).abs(), torch.eye(factor.shape[1], dtype=u.dtype))
+
+
+def test_few_leading_vectors_are_those_of_the_whole_spectrum():
+    """Computed alone: of a Gram matrix whose eigenvalues come in close pairs, too."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(120, 120, dtype=torch.float64, generator=generator)).Q
+    values = 1.1 ** torch.arange(60).repeat_interleave(2) + 1e-3 * torch.arange(120)
+    gram = (basis * values) @ basis.T
+    few, all_of_them = (_leading_vectors(gram, rank) for rank in (30, 120))  # 4 x 30 <= 120
+    torch.testing.assert_close(few, all_of_them[:, :30], rtol=0, atol=1e-9)
+    torch.testing.assert_close(few.T @ few, torch.eye(30, dtype=few.dtype), rtol=0, atol=1e-12)
 
 
 def test_a_list_of_matrices_equals_their_stack():
