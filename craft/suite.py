@@ -124,14 +124,19 @@ class Rate:
     tokens_per_second: float
 
 
-def calibrate(config: RunConfig, tokens: Tokens, precisions: Sequence[str], steps: int = 4) -> Rate:
-    """Time a few training steps of one run's model and method in each precision; takes seconds."""
+WARM_UP, TIMED = 12, 12  # training steps
+
+
+def calibrate(config: RunConfig, tokens: Tokens, precisions: Sequence[str]) -> Rate:
+    """Time a few training steps of one run's model and method in each precision; takes seconds.
+
+    The first WARM_UP are not timed: kernels are made for the shapes of each new batch."""
     from dataclasses import replace
 
     backbone = models.locate(config.model)
     model = models.build(backbone, config.task, 0)
     packing.enable(model)
-    model = models.attach(model, config.method, 0).to(config.train.device)
+    model = models.attach(model, config.method, 0).to(config.train.device).train()
     device, position = torch.device(config.train.device), models.first_position(model)
     before = torch.get_num_threads()
     torch.set_num_threads(config.train.threads)
@@ -139,11 +144,11 @@ def calibrate(config: RunConfig, tokens: Tokens, precisions: Sequence[str], step
     for precision in precisions:
         settings = replace(config.train, precision=precision)
         size = settings.batch_size
-        rows = torch.arange(min(len(tokens), (steps + 1) * size)).numpy()
+        rows = torch.arange(min(len(tokens), (WARM_UP + TIMED) * size)).numpy()
         seen, clock = 0, time.perf_counter()
         with frozen_casts(model):
             for number, batch in enumerate(batches(tokens, rows, size, True, device, position, 0)):
-                if number == 1:  # the first warms up
+                if number == WARM_UP:
                     seen, clock = 0, time.perf_counter()
                 with autocast(settings):
                     logits = model(**batch.inputs).logits
