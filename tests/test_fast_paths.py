@@ -275,7 +275,7 @@ def by_sequence(query, key, value, scaling, packing):
 @pytest.mark.parametrize("price", [0, 100, 10**9])  # from one rectangle a length to one in all
 @pytest.mark.parametrize("lengths", [[7], [3, 3, 3], [2, 5, 5, 9, 17, 30], [9, 2, 9, 30, 1]])
 def test_rectangles_are_attention_sequence_by_sequence(lengths, price, monkeypatch):
-    monkeypatch.setattr(packing, "RECTANGLE", price)
+    monkeypatch.setattr(packing, "RECTANGLE", {"cpu": price})
     packing._rectangles.cache_clear()
     (found,) = packing.Packing.of_batches([np.array(lengths)], torch.device("cpu"))
     shapes = packing._rectangles(found.runs, 3, torch.float64, torch.device("cpu"))[0]
@@ -299,13 +299,13 @@ def test_no_other_rectangles_cost_less():
     random = np.random.default_rng(0)
     for _ in range(50):
         runs = [tuple(map(int, random.integers(1, (90, 5)))) for _ in range(random.integers(1, 9))]
-        heads = int(random.integers(1, 13))
+        heads, price = int(random.integers(1, 13)), packing.RECTANGLE["cpu"]
 
-        def cost(groups, heads=heads):
+        def cost(groups, heads=heads, price=price):
             areas = (sum(c for _, c in group) * max(n for n, _ in group) ** 2 for group in groups)
-            return sum(packing.RECTANGLE + heads * area for area in areas)
+            return sum(price + heads * area for area in areas)
 
-        found = packing.together(runs, heads)
+        found = packing.together(runs, heads, price)
         assert [run for group in found for run in group] == runs
         cuts = itertools.product([False, True], repeat=len(runs) - 1)
         every = [np.split(np.arange(len(runs)), np.flatnonzero(cut) + 1) for cut in cuts]
@@ -355,6 +355,24 @@ def test_kernel_path_is_attention_within_each_sequence(folder, scale, request, b
         torch.testing.assert_close(ours, logits, atol=1e-5, rtol=0)
         for name, gradient in gradients.items():
             assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("method", ["vera", "craft"])
+def test_kernel_is_given_one_dtype(method, bench, monkeypatch):
+    """Under autocast some adapters hand on float32, which the kernel refuses beside bfloat16."""
+    asked, seen = [], []
+
+    def kernel(*arguments):
+        seen.append([t.dtype for t in arguments[:3]])
+        return varlen_reference(*arguments)
+
+    monkeypatch.setattr("craft.packing.without_kernel", lambda _, dtype, *more: asked.append(dtype))
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    model = prepared(bench, method=method)
+    seen.clear(), asked.clear()  # of the check at the door
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(**next(iter(batches_of(bench, tokens_of(bench), True))).inputs)
+    assert set(asked) == {BF16} and seen == [[BF16] * 3] * model.config.num_hidden_layers
 
 
 CUDA, BF16 = torch.device("cuda"), torch.bfloat16
