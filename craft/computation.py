@@ -61,6 +61,8 @@ def compute(
         return score(config.task, logits, labels)  # type: ignore[arg-type]
 
     settings = config.train
+    if torch.device(settings.device).type == "cuda":
+        memory.release()  # earlier runs of this process
     with line, log:
         while True:
             clock = time.perf_counter()
@@ -89,7 +91,7 @@ def compute(
                     fitted = fit(model, loop)
                 break
             except Exception as error:
-                if not memory.is_out_of_memory(error):
+                if isinstance(error, memory.OutOfMemory) or not memory.is_out_of_memory(error):
                     raise
                 accumulate = memory.smaller(settings)
                 if accumulate is None or not settings.auto_accumulate:

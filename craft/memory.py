@@ -35,16 +35,24 @@ def advice(settings: TrainSettings) -> str:
         if more is not None and not settings.auto_accumulate
         else ""
     )
-    evaluation = max(1, settings.eval_batch_size // 2)
     return (
-        f"too little memory with micro-batches of {rows} rows: {by_half}"
-        f"train.eval_batch_size={evaluation} takes less in evaluation, train.precision=bf16 and a "
-        "smaller train.max_length in both"
+        f"too little memory with micro-batches of {rows} rows: {by_half}train.precision=bf16 and a "
+        "smaller train.max_length take less, too"
+    )
+
+
+def advice_in_evaluation(settings: TrainSettings) -> str:
+    size = settings.eval_batch_size
+    return (
+        f"too little memory in evaluation with batches of {size} rows: train.eval_batch_size="
+        f"{max(1, size // 2)}, train.precision=bf16 and a smaller train.max_length take less"
     )
 
 
 def release() -> None:
-    """Give back what an abandoned model held."""
+    """Give back what abandoned models held, whose parts refer to one another, and count the card's
+    peak of memory anew."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

@@ -1,8 +1,12 @@
 """The training loop: `fit` takes a model and tokens and returns what happened.
 
 Resume is exact: a step's random stream is seeded from (seed, step) and an epoch's order from (seed,
-epoch), so a checkpoint holds parameters, moments and counters, and no generator state. Nothing in a
-step waits for the device."""
+epoch), so a checkpoint holds parameters, moments and counters, and no generator state. On a card
+the kernel for packed batches may add up the gradients of a sequence of more than 256 tokens in
+another order each time, and a resumed run is then exact to rounding alone.
+
+Nothing in a step waits for the device, but for what libraries do: transformers' mask of padded
+batches, and the layers of peft's FourierFT and VB-LoRA."""
 
 import hashlib
 import math
@@ -17,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from craft import memory
 from craft.checkpoint import load_checkpoint, save_checkpoint
 from craft.config import TrainSettings
 from craft.errors import Interrupted
@@ -263,10 +268,15 @@ def _evaluate(
 
     False where the logits are not finite: the epoch's last step has spoilt the model."""
     clock = time.perf_counter()
-    found = {
-        split: predict(model, tokens, loop.settings, loop.first_position, loop.pad)
-        for split, tokens in loop.dev.items()
-    }
+    try:
+        found = {
+            split: predict(model, tokens, loop.settings, loop.first_position, loop.pad)
+            for split, tokens in loop.dev.items()
+        }
+    except Exception as error:  # smaller micro-batches in training would not help
+        if not memory.is_out_of_memory(error):
+            raise
+        raise memory.OutOfMemory(memory.advice_in_evaluation(loop.settings)) from error
     if not all(np.isfinite(values).all() for values in found.values()):
         return False
     scores = loop.score(found)

@@ -236,6 +236,22 @@ def test_too_little_memory_is_a_failed_record_with_the_advice(error, bench, monk
         assert "train.auto_accumulate=true" in made["error"]
 
 
+def test_too_little_memory_in_evaluation_is_not_answered_by_smaller_steps(bench, monkeypatch):
+    """Of a card, where batches of evaluation are the larger ones."""
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    said = []
+    with injecting("too little memory in evaluation"):
+        monkeypatch.setattr(craft.train, "predict", full)
+        with pytest.raises(memory.OutOfMemory, match="train.eval_batch_size="):
+            bench.run("train.auto_accumulate=true", said=said)
+        made = json.loads((bench.folder() / "record.json").read_text())
+        assert made["status"] == "failed" and "in evaluation" in made["error"]
+        assert not any("on with" in line for line in said)
+
+
 def test_auto_accumulate_finds_the_micro_batch_that_fits(bench, monkeypatch):
     """With the gradients of the whole batch: see test_accumulated_gradient_is_the_big_batchs."""
     with injecting("too little memory, train.auto_accumulate=true", "the epoch until then"):
