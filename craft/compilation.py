@@ -22,10 +22,15 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> list[str]:
     """Compile, in place and with dynamic shapes, the largest parts of the encoder's layers that
     hold neither attention nor an adapter; returns their paths.
 
-    Names of parameters stay. InputError where there is none."""
+    Names of parameters stay. InputError where there is none. All blocks of all models of a process
+    share one cache of graphs (of the code of `nn.Module.__call__`), a run takes about seven, and
+    what finds the cache full stays uncompiled: hence its size."""
+    from torch._dynamo import config  # takes a second to import
+
     found = list(_blocks(model))
     if not found:
         raise InputError(f"train.compile: {type(model).__name__} has no part to compile")
+    config.recompile_limit = max(64, config.recompile_limit)
     for _, module in found:
         module.compile(dynamic=True, backend=backend)
     return [path for path, _ in found]
