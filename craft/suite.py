@@ -149,6 +149,8 @@ def calibrate(config: RunConfig, tokens: Tokens, precisions: Sequence[str]) -> R
         with frozen_casts(model):
             for number, batch in enumerate(batches(tokens, rows, size, True, device, position, 0)):
                 if number == WARM_UP:
+                    if device.type == "cuda":
+                        torch.cuda.synchronize()
                     seen, clock = 0, time.perf_counter()
                 with autocast(settings):
                     logits = model(**batch.inputs).logits
