@@ -5,10 +5,12 @@
     [rounds=3] [threads=2] [llama=true] [out=results/bench]
 
 Without names: all of them, `cuda` where there is a card. Each prints a table and writes
-`<out>/<name>.json`. For RoBERTa's own token lengths give real GLUE files and its tokenizer.
+`<out>/<name>.json`; `<out>/README.md` shows all of them. For RoBERTa's own token lengths give real
+GLUE files and its tokenizer.
 """
 
 import importlib
+import json
 import os
 import signal
 import sys
@@ -71,9 +73,9 @@ def run(name: str, setup: Any, out: Path) -> None:
     """One bench: its table on the terminal, its file in `out`."""
     import torch
 
-    from craft.bench.measure import table
+    from craft.bench.measure import page, table
     from craft.environment import anonymous, hardware, versions
-    from craft.storage import write_json
+    from craft.storage import write_json, write_text
 
     print(f"\n{name}")
     if name == "cuda" and setup.device != "cuda":
@@ -95,11 +97,13 @@ def run(name: str, setup: Any, out: Path) -> None:
         write_json(out / f"{name}.json", anonymous(content))
         return remarks
 
-    bench = importlib.import_module(f"craft.bench.{name}").bench
+    measure = importlib.import_module(f"craft.bench.{name}").bench
     more = {"plan": {"measured": out}, "trainer": {"keep": write}}.get(name, {})
-    found = bench(setup, **more)
+    found = measure(setup, **more)
     print(table(found))
     print("\n".join(write(found)))
+    made = [out / f"{bench}.json" for bench in NAMES]
+    write_text(out / "README.md", page([json.loads(p.read_text()) for p in made if p.is_file()]))
 
 
 def _remarks(name: str, setup: Any, found: Any) -> list[str]:

@@ -44,6 +44,7 @@ def test_bench_prints_its_table_and_writes_its_file(name, script, setup, tmp_pat
     for figure in written["figures"]:
         assert figure["what"] in shown
         assert math.isfinite(figure["value"]) and figure["value"] > 0
+        assert f"| {figure['what']} | {figure['value']:.4g}" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.slow
@@ -96,7 +97,9 @@ def test_launches_count_what_computes_and_no_views():
 
 def test_plan_counts_rows_tokens_and_epochs(script, setup, tmp_path):
     facts = {"base": {"tokens_per_second": [1e5, 3e5, 2e5]}}
-    (tmp_path / "cuda.json").write_text(json.dumps({"facts": facts}))
+    measured = {"bench": "cuda", "machine": {"gpu": "a card"}, "versions": {"torch": "2"}}
+    measured |= {"rounds": 1, "figures": [], "remarks": [], "facts": facts}
+    (tmp_path / "cuda.json").write_text(json.dumps(measured))
     script.run("plan", setup, tmp_path)
     written = json.loads((tmp_path / "plan.json").read_text())
     tokens = written["facts"]["tokens"]["base"]

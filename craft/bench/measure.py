@@ -2,7 +2,7 @@
 scatter."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,14 @@ class Figure:
         limits = (("at most", self.most), ("at least", self.least))
         return ", ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
 
+    @property
+    def spread(self) -> str:
+        return "" if self.low is None else f"[{self.low:.3g}, {self.high:.3g}]"
+
+    @property
+    def verdict(self) -> str:
+        return {None: "", True: "met", False: "MISSED"}[self.met]
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -54,22 +62,28 @@ class Findings:
     remarks: tuple[str, ...] = ()
 
     def noise(self) -> float:
-        return max((figure.scatter for figure in self.figures), default=0.0)
+        """The largest scatter of a ratio."""
+        return max((f.scatter for f in self.figures if f.unit == "x"), default=0.0)
 
 
 def interleaved(
-    work: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
+    work: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    clock: Callable[[], float],
+    warm_up: Mapping[str, Callable[[], Any]] | None = None,
 ) -> Times:
     """Time every piece of work once a round, in an order that turns from round to round, so that a
-    slow spell of the machine meets all of them. A round before the first warms up."""
+    slow spell of the machine meets all of them. Before the first round each is done once, or its
+    `warm_up`."""
     names, times = [*work], {name: [] for name in work}
-    for turn in range(rounds + 1):
+    for name in names:
+        (warm_up or work)[name]()
+    for turn in range(1, rounds + 1):
         start = turn % len(names)
         for name in names[start:] + names[:start]:
             before = clock()
             work[name]()
-            if turn:
-                times[name].append(clock() - before)
+            times[name].append(clock() - before)
     return times
 
 
@@ -111,7 +125,33 @@ def table(findings: Findings) -> str:
     """Figures as lines: what, value with its interval, goal, whether it is met."""
     lines = []
     for f in findings.figures:
-        spread = "" if f.low is None else f"[{f.low:.3g}, {f.high:.3g}]"
-        met = {None: "", True: "met", False: "MISSED"}[f.met]
-        lines.append(f"{f.what:58} {f.value:10.4g} {f.unit:9} {spread:18} {f.goal:16} {met}")
+        lines.append(
+            f"{f.what:58} {f.value:10.4g} {f.unit:9} {f.spread:18} {f.goal:16} {f.verdict}"
+        )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def page(written: Sequence[Mapping[str, Any]]) -> str:
+    """The files of several benches as a Markdown page: a table each, with its machine."""
+    parts = [
+        "# Bench",
+        "",
+        "What `make bench` measured: medians over rounds, each with its 95 % bootstrap interval; a "
+        "ratio is taken within a round, of what ran side by side.",
+    ]
+    for one in written:
+        machine, torch = one["machine"], one["versions"]["torch"]
+        hardware = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} thread(s)"
+        parts += [
+            "",
+            f"## {one['bench']}",
+            "",
+            f"{hardware}; torch {torch}; rounds: {one['rounds']}",
+        ]
+        parts += ["", "| | value | interval | goal | |", "|---|---:|---|---|---|"]
+        for content in one["figures"]:
+            f = Figure(**{name: value for name, value in content.items() if name != "met"})
+            value = f"{f.value:.4g} {f.unit}".rstrip()
+            parts.append(f"| {f.what} | {value} | {f.spread} | {f.goal} | {f.verdict} |")
+        parts += [text for remark in one["remarks"] for text in ("", remark)]
+    return "\n".join(parts) + "\n"

@@ -6,6 +6,7 @@ have the same texts, cut at 128 tokens, the same encoder, batch size, optimizer 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,9 @@ def bench(
         for task in setup.tasks:
             if precision == "fp32" and task not in ("cola", "rte"):
                 continue
-            work, lengths = _work(setup, task, precision, more)
-            times = interleaved(work, setup.rounds, clock_of(setup.device, setup.threads))
+            work, warm_up, lengths = _work(setup, task, precision, more)
+            clock = clock_of(setup.device, setup.threads)
+            times = interleaved(work, setup.rounds, clock, warm_up)
             name, goal = f"{task} {precision}", SPEEDUP.get((task, precision))
             against = f"{name}: Trainer padded to {LENGTH} / ours"
             limit = {} if goal is None or setup.shape != "base" else {"least": goal}
@@ -91,33 +93,36 @@ def bench(
 
 def _work(
     setup: Setup, task: str, precision: str, more: Sequence[str]
-) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
-    """What is timed of one task, and the mean lengths of its texts in tokens."""
+) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]], dict[str, float]]:
+    """What is timed of one task, the same of one batch, and the mean lengths of its texts in
+    tokens."""
     given = [f"train.precision={precision}", *more]
     config = setup.config(task, "lora", *given)
-    splits = setup.texts(config)
-    work = {
-        "padded": _peer(config, splits, padded=True),
-        "lora": _ours(config, splits),
-        "craft": _ours(setup.config(task, "craft", *given), splits),
+    runs = {
+        "padded": _peer(config, padded=True),
+        "lora": _ours(config),
+        "craft": _ours(setup.config(task, "craft", *given)),
     }
     if precision == "bf16":
-        work["dynamic"] = _peer(config, splits, padded=False)
+        runs["dynamic"] = _peer(config, padded=False)
+    splits = setup.texts(config)
+    few = replace(setup, rows=min(32, setup.rows), dev_rows=min(8, setup.dev_rows)).texts(config)
+    work, warm_up = ({n: partial(run, s) for n, run in runs.items()} for s in (splits, few))
     tokenizer = models.tokenizer_of(models.locate(config.model))
     tokens = {n: encode(s, config.task, tokenizer, 512) for n, s in splits.items()}
-    return work, {name: float(t.lengths.mean()) for name, t in tokens.items()}
+    return work, warm_up, {name: float(t.lengths.mean()) for name, t in tokens.items()}
 
 
-def _ours(config: RunConfig, splits: dict[str, Split]) -> Callable[[], Any]:
+def _ours(config: RunConfig) -> Callable[[dict[str, Split]], Any]:
     backbone = models.locate(config.model)
     model = prepare(config, backbone, Seeds.of(0))
     tokenizer = models.tokenizer_of(backbone)
     task, position = config.task, models.first_position(model)
 
-    def scored(logits: dict[str, np.ndarray]) -> dict[str, float]:
-        return _scores(task, logits["dev"], splits["dev"].labels)
+    def work(splits: dict[str, Split]) -> None:
+        def scored(logits: dict[str, np.ndarray]) -> dict[str, float]:
+            return _scores(task, logits["dev"], splits["dev"].labels)
 
-    def work() -> None:
         tokens = {n: encode(s, task, tokenizer, LENGTH) for n, s in splits.items()}
         loop = Loop(
             train=tokens["train"], dev={"dev": tokens["dev"]}, score=scored,
@@ -132,12 +137,15 @@ def _ours(config: RunConfig, splits: dict[str, Split]) -> Callable[[], Any]:
     return work
 
 
-def _peer(config: RunConfig, splits: dict[str, Split], padded: bool) -> Callable[[], Any]:
+def _peer(config: RunConfig, padded: bool) -> Callable[[dict[str, Split]], Any]:
     """What `run_glue.py` does, with LoRA: padded to 128, or to the longest of each batch."""
     task, settings = config.task, config.train
     folder = config.model["path"]
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=task.outputs)
+    rate, name = settings.attention_dropout, "attention_probs_dropout_prob"
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=task.outputs, **({} if rate is None else {name: rate})
+    )
     lora = LoraConfig(task_type="SEQ_CLS", r=8, target_modules=["query", "value"])
     model = get_peft_model(model, lora)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -149,6 +157,7 @@ def _peer(config: RunConfig, splits: dict[str, Split], padded: bool) -> Callable
         dataloader_pin_memory=settings.device != "cpu", eval_strategy="epoch",
         save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, seed=0,
     )  # fmt: skip
+    arguments._n_gpu = min(1, arguments.n_gpu)  # on several cards it would wrap in DataParallel
 
     def tokenised(split: Split) -> Dataset:
         columns = dict(zip(task.columns, split.texts, strict=True))
@@ -164,7 +173,7 @@ def _peer(config: RunConfig, splits: dict[str, Split], padded: bool) -> Callable
     def scored(prediction: Any) -> dict[str, float]:
         return _scores(task, prediction.predictions, prediction.label_ids.tolist())
 
-    def work() -> None:
+    def work(splits: dict[str, Split]) -> None:
         trainer = Trainer(
             model=model, args=arguments, train_dataset=tokenised(splits["train"]),
             eval_dataset=tokenised(splits["dev"]), compute_metrics=scored,
