@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -90,12 +90,14 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold(folder: Path, holder: Holder, seconds: float) -> Iterator[Lease]:
+def hold(
+    folder: Path, holder: Holder, seconds: float, say: Callable[[str], None] = lambda line: None
+) -> Iterator[Lease]:
     """Hold the lease of a run's folder.
 
-    Where another process holds it, waits until that one is heard, which raises Held, or until the
-    lease has expired, and takes it over."""
-    path, former = _take(folder, holder, seconds)
+    Where another process holds it, says so and waits until that one is heard, which raises Held, or
+    until the lease has expired, and takes it over."""
+    path, former = _take(folder, holder, seconds, say)
     held = Lease(path, seconds, None if former is None else former.beat)
     try:
         yield held
@@ -126,7 +128,9 @@ def is_held(folder: Path) -> bool:
     return found is not None and time.time() - found.beat <= found.seconds
 
 
-def _take(folder: Path, holder: Holder, seconds: float) -> tuple[Path, Found | None]:
+def _take(
+    folder: Path, holder: Holder, seconds: float, say: Callable[[str], None]
+) -> tuple[Path, Found | None]:
     """Create the lease that follows the newest one once that has expired, and return both.
 
     Its number makes the creation fail for all but one of those who try; the expired one stays until
@@ -141,8 +145,14 @@ def _take(folder: Path, holder: Holder, seconds: float) -> tuple[Path, Found | N
                     f"{folder.name} is held by {found.holder.name}, which works on it; "
                     f"its lease ends {found.seconds:g} s after its last sign of life"
                 )
+            left = found.beat + found.seconds - _now(folder)
+            if watched is None and left >= 0:
+                say(
+                    f"{folder.name}: held by {found.holder.name}; waiting up to {left:.0f} s for a "
+                    "sign of life"
+                )
             watched = (found.number, found.beat)
-            if _now(folder) - found.beat <= found.seconds:
+            if left >= 0:
                 time.sleep(found.seconds / BEATS / 2)
                 continue
         path = folder / f"lease.{1 if found is None else found.number + 1}.json"

@@ -45,7 +45,7 @@ def run(
     done = folder.done()
     if done is None:
         folder.make()
-        with hold(folder.path, environment.holder(), config.lease_seconds) as lease:
+        with hold(folder.path, environment.holder(), config.lease_seconds, say) as lease:
             done = folder.done()  # by whoever held the lease until now
             if done is None:
                 return _carry_out(

@@ -45,8 +45,10 @@ def test_second_is_told_who_holds_it(tmp_path):
 
 def test_lease_of_a_killed_process_is_taken_over_once_it_has_expired(tmp_path):
     silent(tmp_path)
-    clock = time.monotonic()
-    with injecting("lease of a process that is gone"), hold(tmp_path, ME, SECONDS) as lease:
+    clock, said = time.monotonic(), []
+    gone = injecting("lease of a process that is gone")
+    with gone, hold(tmp_path, ME, SECONDS, said.append) as lease:
+        assert [line.split("; ")[0] for line in said] == [f"{tmp_path.name}: held by {OTHER.name}"]
         assert time.monotonic() - clock > 0.5 * SECONDS
         assert newest(tmp_path).holder == ME
         assert time.time() - lease.silent_since == pytest.approx(SECONDS, abs=SECONDS)
@@ -55,9 +57,9 @@ def test_lease_of_a_killed_process_is_taken_over_once_it_has_expired(tmp_path):
 
 def test_lease_that_expired_long_ago_is_taken_over_at_once(tmp_path):
     silent(tmp_path, age=60, number=7)
-    clock = time.monotonic()
-    with hold(tmp_path, ME, 30.0):
-        assert newest(tmp_path).number == 8
+    clock, said = time.monotonic(), []
+    with hold(tmp_path, ME, 30.0, said.append):
+        assert newest(tmp_path).number == 8 and said == []
     assert time.monotonic() - clock < 5
 
 
