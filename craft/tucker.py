@@ -20,6 +20,7 @@ from craft.storage import digest_of_tensors, read_cached, sha256, write_cached
 Algorithm = Literal["hosvd", "hooi", "random"]
 ALGORITHMS: tuple[Algorithm, ...] = ("hosvd", "hooi", "random")
 HOOI_SWEEPS = 10
+VERSION = 2  # of the algorithms, part of the cache's key: raised where as much as a bit changes
 
 __all__ = [
     "ALGORITHMS",
@@ -238,9 +239,7 @@ class DecompositionCache:
         weights = digest_of_tensors({str(i): matrix for i, matrix in enumerate(slices)})
         ranks = clip_ranks(ranks, (len(slices), *slices[0].shape), name)
         seed = seed if algorithm == "random" else 0
-        key = sha256(
-            f"{weights} {ranks} {algorithm} {seed} 1".encode()
-        )  # 1: version of the algorithms
+        key = sha256(f"{weights} {ranks} {algorithm} {seed} {VERSION}".encode())
         name_of_file = f"{key}.safetensors"
         found = read_cached(name_of_file, (self.folder, *self.shared), "decomposing")
         if found is not None:

@@ -237,7 +237,7 @@ def test_too_little_memory_is_a_failed_record_with_the_advice(error, bench, monk
 
 
 def test_too_little_memory_in_evaluation_is_not_answered_by_smaller_steps(bench, monkeypatch):
-    """Of a card, where batches of evaluation are the larger ones."""
+    """Whose batches are its own, and may be the larger ones."""
 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
