@@ -5,6 +5,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,29 +18,54 @@ from craft.compilation import compile_blocks
 from craft.config import RunConfig
 from craft.errors import InputError
 from craft.glue import sources
+from craft.glue.holdout import data_of
 from craft.glue.token_cache import TokenCache
 from craft.optimization import compute_dtype, frozen_casts
 from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
-from craft.start import Start, start_from
+from craft.start import Start, finished_run, start_from
 from craft.tracking import tracker
 from craft.train import Loop, Seeds, fit
 
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from, all of it located and none of it loaded: its config, weights, rows
+    and, under `start_from`, the finished run whose adapter it takes up.
+
+    `kept` is the run's identity (`record.identity`), `id` its digest and `folder` its place."""
+
+    config: RunConfig
+    backbone: models.Backbone
+    data: sources.GlueData
+    start: Start | None
+    kept: dict[str, Any]
+    id: str
+    folder: record.RunFolder
+
+    @staticmethod
+    def of(config: RunConfig, donor: RunConfig | None) -> "Inputs":
+        """Locate a config's inputs; InputError where one is missing or `donor` is not finished."""
+        backbone = models.locate(config.model)
+        data = data_of(config)
+        kept = record.identity(config, backbone.digest, data.digest)
+        start = None if donor is None else finished_run(donor, backbone)
+        if start is not None:
+            kept["start_from.id"] = start.id
+        run_id = record.digest(kept)
+        folder = record.RunFolder.of(config, run_id)
+        return Inputs(config, backbone, data, start, kept, run_id, folder)
+
+
 def compute(
-    config: RunConfig,
-    backbone: models.Backbone,
-    data: sources.GlueData,
-    kept: dict[str, Any],
-    folder: record.RunFolder,
-    stop: Callable[[], bool],
-    start: Start | None,
-    say: Say,
+    inputs: Inputs, stop: Callable[[], bool], say: Say
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The result of a run, and what more is known of how it came about."""
-    run_id, seeds = record.digest(kept), Seeds.of(config.seed)
+    config, backbone, data = inputs.config, inputs.backbone, inputs.data
+    run_id, folder, start = inputs.id, inputs.folder, inputs.start
+    seeds = Seeds.of(config.seed)
     tokenizer = models.tokenizer_of(backbone)
     cache = caches(config, data.digest, models.tokenizer_digest(backbone))
     tokens = {
@@ -105,7 +131,7 @@ def compute(
         write_predictions(folder.predictions, config.task, fitted, data) if fitted.logits else None
     )
     result = {
-        "config": kept,
+        "config": inputs.kept,
         "score": summarise(config.task, fitted),
         "history": fitted.progress.history,
         "parameters": parameters,

@@ -10,14 +10,11 @@ import torch
 
 from craft import environment, models, record
 from craft.attempts import Attempts
-from craft.computation import Say, compute
+from craft.computation import Inputs, Say, compute
 from craft.config import RunConfig
 from craft.errors import InputError, Interrupted
-from craft.glue import sources
-from craft.glue.holdout import data_of
 from craft.lease import Held, Lease, hold
 from craft.sharing import share
-from craft.start import Start, finished_run
 
 
 def run(
@@ -34,23 +31,15 @@ def run(
     finished. A run that fails leaves a `failed` record and the exception; one that is interrupted,
     a checkpoint; one whose input is refused, nothing."""
     models.peft_config(config.method, modules_to_save=[])  # refused before anything is read
-    backbone = models.locate(config.model)
-    data = data_of(config)
-    kept = record.identity(config, backbone.digest, data.digest)
-    start = None if donor is None else finished_run(donor, backbone)
-    if start is not None:
-        kept["start_from.id"] = start.id
-    run_id = record.digest(kept)
-    folder = record.RunFolder.of(config, run_id)
+    inputs = Inputs.of(config, donor)
+    folder = inputs.folder
     done = folder.done()
     if done is None:
         folder.make()
         with hold(folder.path, environment.holder(), config.lease_seconds, say) as lease:
             done = folder.done()  # by whoever held the lease until now
             if done is None:
-                return _carry_out(
-                    config, command, backbone, data, kept, folder, stop, start, lease, say
-                )
+                return _carry_out(inputs, command, stop, lease, say)
     folder.finish()
     say(f"{folder.path.name}: done already ({_headline(done)}); its record is {folder.record}")
     if config.train.save_adapter:
@@ -59,19 +48,11 @@ def run(
 
 
 def _carry_out(
-    config: RunConfig,
-    command: str,
-    backbone: models.Backbone,
-    data: sources.GlueData,
-    kept: dict[str, Any],
-    folder: record.RunFolder,
-    stop: Callable[[], bool],
-    start: Start | None,
-    lease: Lease,
-    say: Say,
+    inputs: Inputs, command: str, stop: Callable[[], bool], lease: Lease, say: Say
 ) -> dict[str, Any]:
     """One attempt at a run whose lease this process holds, from the door to the record."""
-    run_id = record.digest(kept)
+    config, backbone, data = inputs.config, inputs.backbone, inputs.data
+    run_id, folder = inputs.id, inputs.folder
     folder.tidy()
     attempts = Attempts(folder.attempts, lease.silent_since)
     provenance: dict[str, Any] = {
@@ -101,7 +82,7 @@ def _carry_out(
 
     try:
         with _torch_settings(config):
-            result, more = compute(config, backbone, data, kept, folder, stop_or_lost, start, say)
+            result, more = compute(inputs, stop_or_lost, say)
         made = record.make(run_id, more.pop("status"), result, provenance | more)
         lease.check()
     except (Interrupted, KeyboardInterrupt):
