@@ -1,7 +1,7 @@
 """Speed and memory side by side with what a user would take instead.
 
     python scripts/bench.py [trainer] [methods] [padding] [hosvd] [startup] [cuda] [plan]
-    [glue_dir=FOLDER] [tokenizer=FOLDER] [shape=base] [tasks=cola,rte] [rows=256] [dev_rows=64]
+    [glue_dir=FOLDER] [tokenizer=FOLDER] [shape=base] [tasks=cola,rte] [rows=256] [dev_rows=32]
     [rounds=3] [threads=2] [llama=true] [out=results/bench]
 
 Without names: all of them, `cuda` where there is a card. Each prints a table and writes
@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ def main() -> None:
     given = options(
         [argument for argument in sys.argv[1:] if "=" in argument], glue_dir=None,
         tokenizer=str(ROOT / "results" / "models" / "roberta-mini"), shape=None,
-        tasks="cola,sst2,stsb,mrpc,rte", rows="256", dev_rows="64", rounds=None,
+        tasks="cola,sst2,stsb,mrpc,rte", rows="256", dev_rows="32", rounds=None,
         threads=None, llama="true", out=str(ROOT / "results" / "bench"),
     )  # fmt: skip
     warnings.simplefilter("ignore", FutureWarning)  # of calls inside peft
@@ -82,6 +83,8 @@ def run(name: str, setup: Any, out: Path) -> None:
         print("not run: torch sees no CUDA device")
         return
 
+    clock = time.perf_counter()
+
     def write(found: Any) -> list[str]:
         remarks = _remarks(name, setup, found)
         content = {
@@ -89,6 +92,7 @@ def run(name: str, setup: Any, out: Path) -> None:
             "machine": hardware(torch.device(setup.device)) | {"threads": setup.threads},
             "versions": versions(),
             "rounds": setup.rounds,
+            "minutes": round((time.perf_counter() - clock) / 60, 1),
             "scatter": found.noise(),
             "figures": [asdict(f) | {"met": f.met} for f in found.figures],
             "remarks": remarks,

@@ -51,7 +51,9 @@ def test_bench_prints_its_table_and_writes_its_file(name, script, setup, tmp_pat
 def test_startup_bench_reaches_the_first_step(script, setup, tmp_path):
     script.run("startup", dataclasses.replace(setup, glue_dir=None), tmp_path)
     figures = json.loads((tmp_path / "startup.json").read_text())["figures"]
-    assert [figure["value"] > 0 for figure in figures] == [True] * 3
+    imports, beyond, command = (figure["value"] for figure in figures)
+    assert imports > 0 and command > 0
+    assert abs(beyond) < command  # a difference of single starts: load can turn its sign
 
 
 def test_cuda_bench_says_that_there_is_no_card(script, setup, tmp_path, capsys):
@@ -98,7 +100,7 @@ def test_launches_count_what_computes_and_no_views():
 def test_plan_counts_rows_tokens_and_epochs(script, setup, tmp_path):
     facts = {"base": {"tokens_per_second": [1e5, 3e5, 2e5]}}
     measured = {"bench": "cuda", "machine": {"gpu": "a card"}, "versions": {"torch": "2"}}
-    measured |= {"rounds": 1, "figures": [], "remarks": [], "facts": facts}
+    measured |= {"rounds": 1, "minutes": 1.0, "figures": [], "remarks": [], "facts": facts}
     (tmp_path / "cuda.json").write_text(json.dumps(measured))
     script.run("plan", setup, tmp_path)
     written = json.loads((tmp_path / "plan.json").read_text())

@@ -146,7 +146,7 @@ def page(written: Sequence[Mapping[str, Any]]) -> str:
             "",
             f"## {one['bench']}",
             "",
-            f"{hardware}; torch {torch}; rounds: {one['rounds']}",
+            f"{hardware}; torch {torch}; rounds: {one['rounds']}; took {one['minutes']} min",
         ]
         parts += ["", "| | value | interval | goal | |", "|---|---:|---|---|---|"]
         for content in one["figures"]:
