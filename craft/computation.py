@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from craft import environment, memory, models, packing, record, tucker
+from craft import memory, models, packing, record, tucker
 from craft.compilation import compile_blocks
 from craft.config import RunConfig
 from craft.errors import InputError
@@ -87,8 +87,7 @@ def compute(
         return score(config.task, logits, labels)  # type: ignore[arg-type]
 
     settings = config.train
-    if torch.device(settings.device).type == "cuda":
-        memory.release()  # earlier runs of this process
+    memory.release()  # earlier runs of this process
     with line, log:
         while True:
             clock = time.perf_counter()
@@ -162,7 +161,7 @@ def compute(
             "epoch_seconds": progress.epoch_seconds,
             "steps_per_second": round(progress.step / max(progress.train_seconds, 1e-9), 3),
             "tokens_per_second": round(progress.tokens / max(progress.train_seconds, 1e-9), 1),
-            "peak_megabytes": environment.peak_memory_megabytes(torch.device(config.train.device)),
+            "peak_megabytes": memory.peaks(torch.device(config.train.device)),
             "adapter_bytes": adapter_bytes,
         },
     }

@@ -8,7 +8,6 @@ import netrc
 import os
 import platform
 import re
-import resource
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -128,14 +127,6 @@ def without_secrets(text: str) -> str:
     for key in keys:
         text = text.replace(key, "$SECRET")
     return TOKENS.sub("$SECRET", text)
-
-
-def peak_memory_megabytes(device: torch.device) -> dict[str, float | None]:
-    """Peak memory: of this process on the host, resident; on the card, allocated since the peak was
-    last reset."""
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    card = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    return {"host": round(host, 1), "gpu": None if card is None else round(card, 1)}
 
 
 def commit() -> dict[str, Any]:

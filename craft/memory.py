@@ -1,6 +1,10 @@
-"""What to do when a run finds too little memory, on the card or on the host."""
+"""Memory of the card and the host: what to do where it is too little, and its peaks."""
 
+import contextlib
 import gc
+import resource
+import sys
+from pathlib import Path
 
 import torch
 
@@ -50,9 +54,31 @@ def advice_in_evaluation(settings: TrainSettings) -> str:
 
 
 def release() -> None:
-    """Give back what abandoned models held, whose parts refer to one another, and count the card's
-    peak of memory anew."""
+    """Give back what abandoned models held, whose parts refer to one another, and count the peaks
+    of memory anew, so that they are not those of a process's earlier runs."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # what it asks of Linux, other systems do not have
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peaks(device: torch.device) -> dict[str, float | None]:
+    """In megabytes, since the last `release`: of this process on the host, resident; on the card,
+    allocated."""
+    card = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    return {"host": round(host_peak(), 1), "gpu": None if card is None else round(card, 1)}
+
+
+def host_peak() -> float:
+    """This process's peak in megabytes since the last `release`; elsewhere than on Linux, since it
+    started.
+
+    Linux' `ru_maxrss` begins with the size of the process that started this one."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 1024)

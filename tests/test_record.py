@@ -5,9 +5,12 @@ import dataclasses
 import getpass
 import json
 import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from peft import PeftModel
 from tiny_bench import CONFIGS, Bench, compose, task_of
@@ -15,7 +18,7 @@ from tiny_bench import CONFIGS, Bench, compose, task_of
 import craft.computation
 import craft.run
 import craft.train
-from craft import models, packing, record
+from craft import memory, models, packing, record
 from craft.config import flatten
 from craft.errors import InputError
 from craft.glue import sources
@@ -290,6 +293,29 @@ def test_record_holds_what_a_reader_asks(bench):
     }  # fmt: skip
     assert cost == found["cost"].keys()
     assert len(found["cost"]["epoch_seconds"]) == 2
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux counts a peak anew")
+def test_peak_of_memory_is_this_runs_not_an_earlier_ones(bench):
+    def peak():
+        return memory.peaks(torch.device("cpu"))["host"]
+
+    memory.release()
+    before = peak()
+    large = torch.ones(300, 2**20, dtype=torch.uint8)  # 300 MB
+    assert peak() > before + 290
+    del large
+    assert peak() > before + 290
+    found = bench.run()["provenance"]["cost"]["peak_megabytes"]
+    assert before - 50 < found["host"] < before + 200 and found["gpu"] is None
+
+    started = "import os, sys; sys.path[0] = os.getcwd(); from craft import memory; "
+    large = torch.ones(1200, 2**20, dtype=torch.uint8)  # of the process that starts the other
+    done = subprocess.run(
+        [sys.executable, "-c", started + "print(memory.host_peak())"],
+        cwd=CONFIGS.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(done.stdout) < 1000 < len(large)
 
 
 def test_record_counts_useful_tokens(bench):

@@ -2,7 +2,6 @@
 and of a Llama-8B shape."""
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from tensorly import backend_context
 from tensorly.decomposition import tucker
 from torch import Tensor
 
+from craft import memory
 from craft.bench.measure import Figure, Findings, clock_of, figure, interleaved, ratio
 from craft.bench.subjects import RANKS, SHAPES, Setup
 from craft.tucker import DecompositionCache, decompose
@@ -83,13 +83,14 @@ def _decompose_once(shape: tuple[int, int, int], threads: int) -> dict[str, Any]
     torch.set_num_threads(threads)
     slices = [_random(shape[1:], seed).bfloat16() for seed in range(shape[0])]
     decompose(_random((2, 64, 64), 0), (2, 8, 8))  # LAPACK's own memory
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory.release()
+    before = memory.host_peak()
     clock = time.perf_counter()
     made = decompose(slices, tuple(map(min, RANKS, shape)))
     seconds = time.perf_counter() - clock
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = memory.host_peak()
     return {
         "shape": " x ".join(map(str, shape)), "ranks": list(made.ranks), "dtype": "bfloat16",
         "seconds": seconds, "weights_megabytes": round(2 * float(np.prod(shape)) / 2**20),
-        "megabytes_beyond_weights": round((peak - before) / 1024),
+        "megabytes_beyond_weights": round(peak - before),
     }  # fmt: skip
