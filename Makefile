@@ -90,7 +90,7 @@ notebooks: $(STAMP) ## execute the notebooks on the committed records and keep t
 promote: $(STAMP) ## copy clean run records into results/: RUNS="outputs/runs/<run> ..." (seconds)
 	$(PY) scripts/promote.py $(RUNS)
 
-bench: $(STAMP) ## speed and memory beside what one would take instead; BENCH="trainer ..." GLUE_DIR TOKENIZER (30 min on 2 idle cores)
+bench: $(STAMP) ## speed and memory beside what one would take instead; BENCH="trainer ..." GLUE_DIR TOKENIZER (45 min on 2 idle cores)
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=PASSIVE $(PY) scripts/bench.py $(BENCH) \
 		$(if $(GLUE_DIR),"glue_dir=$(GLUE_DIR)") $(if $(TOKENIZER),"tokenizer=$(TOKENIZER)")
 
@@ -102,8 +102,8 @@ ifneq ($(filter pretrain-mini,$(MAKECMDGOALS)),)
 $(if $(CORPUS),,$(error pretrain-mini needs CORPUS=<text file, .xz text file or folder of them>))
 endif
 
-pretrain-mini: $(STAMP) ## pre-train the mini RoBERTa on CORPUS=<file or folder> (MINUTES=18, and the tokenizing)
-	$(PY) scripts/pretrain_mini.py --corpus "$(CORPUS)" --minutes $(MINUTES)
+pretrain-mini: $(STAMP) ## pre-train the mini RoBERTa on CORPUS=<file or folder>; OPTIONS="--lr 2e-3 ..." (MINUTES=18, and the tokenizing)
+	$(PY) scripts/pretrain_mini.py --corpus "$(CORPUS)" --minutes $(MINUTES) $(OPTIONS)
 
 # Only what was given is passed on: every default lives in the script's own config.
 reproduce-glue: $(STAMP) ## the paper's tables and figures; SUITE LAUNCHER=slurm SLURM YES SEEDS GLUE_DIR MODEL_DIR METHODS (mini: minutes, paper: GPU hours)

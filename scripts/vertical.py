@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pretrain_mini
 import torch
 from entry import start
 from omegaconf import OmegaConf
+from pretraining.corpus import Sequences, corpus_files, encode
+from pretraining.encoder import held_out_loss
 from transformers import RobertaForMaskedLM, RobertaTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,11 +50,11 @@ def losses(corpus: Path, work: Path) -> dict[str, Any]:
     if not tokens.exists():
         work.mkdir(parents=True, exist_ok=True)
         tokenizer = RobertaTokenizerFast.from_pretrained(MODEL)
-        pretrain_mini.encode(pretrain_mini.corpus_files(corpus), tokenizer, tokens)
-    rows = pretrain_mini.Sequences(tokens, seed=0).held_out()
+        encode(corpus_files(corpus), tokenizer, tokens)
+    rows = Sequences(tokens, seed=0).held_out()
 
     def loss(model: RobertaForMaskedLM) -> float:
-        found = pretrain_mini.held_out_loss(model, rows, torch.device("cpu"))
+        found = held_out_loss(model, rows, torch.device("cpu"))
         return round(found, 4)
 
     def fresh() -> RobertaForMaskedLM:

@@ -1,0 +1,54 @@
+"""Where a pre-training stands, on disk: weights, AdamW's moments and the progress that goes with
+them, in one safetensors file."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import RobertaForMaskedLM
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Steps and seconds of training behind the weights, and what they were made under."""
+
+    step: int
+    seconds: float
+    sequences: int  # a step
+    depth: int
+    hardware: list[str]  # of each stretch
+
+
+def save_checkpoint(
+    path: Path, model: RobertaForMaskedLM, optimizer: torch.optim.AdamW, progress: Progress
+) -> None:
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight.{name}"] = parameter.detach().cpu()
+        for moment in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment].cpu()
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress))})
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_progress(path: Path) -> Progress:
+    with safe_open(path, "pt") as file:
+        return Progress(**json.loads(file.metadata()["progress"]))
+
+
+def load_checkpoint(path: Path, model: RobertaForMaskedLM, optimizer: torch.optim.AdamW) -> None:
+    tensors, progress = load_file(path), read_progress(path)
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(tensors[f"weight.{name}"])
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(progress.step), device=parameter.device),
+            "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
+            "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
+        }

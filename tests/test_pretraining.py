@@ -1,0 +1,288 @@
+"""Pre-training of the embedded model: its batches, its masks, its growth, and a run cut short."""
+
+import importlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import RobertaForMaskedLM
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = str(ROOT / "scripts")
+VOCABULARY = 300
+BUDGET = 10 * 2 * 128  # tokens: ten steps of two sequences
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts():
+    sys.path.insert(0, SCRIPTS)
+    yield
+    sys.path.remove(SCRIPTS)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return importlib.import_module("pretraining.corpus")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return importlib.import_module("pretraining.encoder")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Forty articles of some paragraphs, in two files, one of them compressed."""
+    import lzma
+
+    folder = tmp_path_factory.mktemp("corpus")
+    drawn = random.Random(0)
+    words = ["".join(drawn.choices("abdeimnorst", k=drawn.randint(2, 8))) for _ in range(200)]
+    lines = []
+    for _ in range(40):
+        for _ in range(drawn.randint(1, 4)):
+            lines.append(" ".join(drawn.choices(words, k=60)) + ".")
+        lines.append("")
+    half = lines.index("", len(lines) // 2) + 1
+    (folder / "a.txt").write_text("\n".join(lines[:half]))
+    with lzma.open(folder / "b.txt.xz", "wt") as file:
+        file.write("\n".join(lines[half:]))
+    return folder
+
+
+@pytest.fixture
+def pretrain(text, corpus, monkeypatch):
+    """The script in this process, on the small corpus: `pretrain(folder, *options)`."""
+    script = importlib.import_module("pretrain_mini")
+    monkeypatch.setattr(corpus.Sequences, "HELD_OUT", 8)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(folder: Path, *options: str) -> None:
+        given = [
+            "--corpus",
+            str(text),
+            "--out",
+            str(folder / "out"),
+            "--work",
+            str(folder / "work"),
+        ]
+        given += ["--vocab-size", str(VOCABULARY), "--sequences", "2", *options]
+        monkeypatch.setattr(sys, "argv", ["pretrain_mini.py", *given])
+        script.main()
+
+    yield call
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def sequences(corpus, tmp_path, rows=40):
+    flat = np.random.default_rng(0).integers(5, VOCABULARY, rows * 126 + 17).astype(np.uint16)
+    flat.tofile(tmp_path / "tokens.uint16")
+    return corpus.Sequences(tmp_path / "tokens.uint16", seed=3), flat
+
+
+def test_every_epoch_has_every_trained_row_once_and_never_a_held_out_one(
+    corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(corpus.Sequences, "HELD_OUT", 8)
+    found, flat = sequences(corpus, tmp_path)
+    rows = flat[: 40 * 126].reshape(40, 126)
+    size, steps = 7, 20  # 140 rows: over four epochs of 32, with batches across their ends
+    batches = torch.cat([found.batch(step, size) for step in range(steps)])
+    assert batches.shape == (size * steps, 128)
+    assert (batches[:, 0] == 0).all() and (batches[:, -1] == 2).all()
+    order = np.concatenate([np.random.default_rng((3, e)).permutation(32) for e in range(5)])
+    np.testing.assert_array_equal(batches[:, 1:-1], rows[order[: size * steps]])
+    np.testing.assert_array_equal(found.held_out()[:, 1:-1], rows[32:])
+    torch.testing.assert_close(found.batch(4, size), batches[4 * size : 5 * size])  # back again
+
+
+def test_masking_hides_a_fifth_and_nothing_special(corpus):
+    tokens = torch.randint(5, VOCABULARY, (64, 128), generator=torch.Generator().manual_seed(0))
+    tokens[:, 0], tokens[:, -1], tokens[5, 40] = 0, 2, 2
+    inputs, chosen = corpus.mask(tokens, VOCABULARY, torch.Generator().manual_seed(1))
+    count = round(0.2 * tokens.numel())
+    assert len(chosen) == len(chosen.unique()) == count
+    original, seen = tokens.flatten(), inputs.flatten()
+    assert (original[chosen] >= 5).all()
+    others = torch.ones(tokens.numel(), dtype=torch.bool)
+    others[chosen] = False
+    assert torch.equal(original[others], seen[others])
+    masked = (seen[chosen] == 4).float().mean()
+    kept = (seen[chosen] == original[chosen]).float().mean()
+    assert abs(masked - 0.8) < 0.04 and abs(kept - 0.1) < 0.04
+    assert seen[chosen].max() < VOCABULARY and (seen[chosen] >= 4).all()
+
+
+def test_the_loss_of_the_chosen_positions_is_transformers_masked_loss(corpus, encoder):
+    torch.manual_seed(0)
+    model = RobertaForMaskedLM(encoder.mini_config(VOCABULARY, layers=3))
+    tokens = torch.randint(5, VOCABULARY, (4, 128))
+    inputs, chosen = corpus.mask(tokens, VOCABULARY, torch.Generator().manual_seed(1))
+    labels = torch.full_like(tokens, -100).flatten()
+    labels[chosen] = tokens.flatten()[chosen]
+    whole = model(input_ids=inputs, labels=labels.view_as(tokens)).loss
+    torch.testing.assert_close(encoder.masked_loss(model, tokens, inputs, chosen), whole)
+
+
+def test_stacking_repeats_layers_with_their_moments(encoder):
+    torch.manual_seed(0)
+    shallow = RobertaForMaskedLM(encoder.mini_config(VOCABULARY, layers=3))
+    optimizer = encoder.make_optimizer(shallow, 1e-3)
+    shallow(input_ids=torch.randint(5, VOCABULARY, (1, 128))).logits.square().mean().backward()
+    optimizer.step()
+    deep = RobertaForMaskedLM(encoder.mini_config(VOCABULARY, layers=6))
+    its_optimizer = encoder.make_optimizer(deep, 1e-3)
+    encoder.stack(shallow, optimizer, deep, its_optimizer)
+    for layer in range(6):
+        own = deep.roberta.encoder.layer[layer].state_dict()
+        for name, value in shallow.roberta.encoder.layer[layer % 3].state_dict().items():
+            assert torch.equal(own[name], value), (layer, name)
+    word = [m.roberta.embeddings.word_embeddings.weight for m in (deep, shallow)]
+    assert torch.equal(*word)
+    query = deep.roberta.encoder.layer[4].attention.self.query.weight
+    origin = shallow.roberta.encoder.layer[1].attention.self.query.weight
+    moment = its_optimizer.state[query]["exp_avg"]
+    assert moment.abs().max() > 0
+    assert torch.equal(moment, optimizer.state[origin]["exp_avg"])
+    moment.zero_()  # a copy, not the other's own
+    assert optimizer.state[origin]["exp_avg"].abs().max() > 0
+
+
+def test_flops_of_a_token_are_counted_from_the_products(encoder):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = encoder.mini_config(VOCABULARY)
+    config._attn_implementation = "eager"
+    model = RobertaForMaskedLM(config)
+    tokens = torch.randint(5, VOCABULARY, (2, 128))
+    chosen = torch.arange(round(0.2 * tokens.numel()))
+    with FlopCounterMode(display=False) as counter:
+        encoder.masked_loss(model, tokens, tokens, chosen).backward()
+    counted = counter.get_total_flops() / tokens.numel()
+    # both count the backward of the first layer's products in full
+    assert encoder.train_flops_per_token(config) == pytest.approx(counted, rel=0.02)
+
+
+def test_the_schedule_warms_up_holds_and_decays(corpus):
+    script = importlib.import_module("pretrain_mini")
+    rates = [script.learning_rate(2.0, done) for done in (0, 0.025, 0.05, 0.6, 0.8, 0.9999, 1)]
+    assert rates == pytest.approx([0, 1, 2, 2, 1, 5e-4, 0], abs=1e-9)
+
+
+def test_a_run_cut_short_ends_where_an_unbroken_one_does(pretrain, corpus, tmp_path, monkeypatch):
+    """Over all three depths, cut at every one of them; its checkpoint is safetensors."""
+    depths = ["--depths", "3", "6", "12", "--shares", "0.4", "0.3", "0.3"]
+    budget = ["--tokens", str(BUDGET), *depths]
+    pretrain(tmp_path / "whole", *budget)
+
+    script = importlib.import_module("pretrain_mini")
+    true, steps = script.masked_loss, []
+
+    def counted(*given):
+        steps.append(len(steps))
+        if len(steps) in (2, 6, 9):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return true(*given)
+
+    monkeypatch.setattr(script, "masked_loss", counted)
+    for ends in (2, 6, 9):
+        with pytest.raises(SystemExit, match=f"stopped at step {ends}; start again to go on"):
+            pretrain(tmp_path / "cut", *budget)
+    pretrain(tmp_path / "cut", *budget)
+    assert len(steps) == 10
+    written = [tmp_path / name / "out" for name in ("whole", "cut")]
+    whole, cut = ((folder / "model.safetensors").read_bytes() for folder in written)
+    assert whole == cut
+    facts, others = (json.loads((f / "pretraining.json").read_text()) for f in written)
+    assert facts["tokens"] == BUDGET and facts["steps"] == 10
+    timed = {"training_seconds", "tokens_per_second"}
+    assert {k: v for k, v in facts.items() if k not in timed} == {
+        k: v for k, v in others.items() if k not in timed
+    }
+    assert {file.name for file in (tmp_path / "cut" / "work").iterdir()} == {
+        "checkpoint.safetensors",
+        "tokens.uint16",
+    }
+
+    with pytest.raises(SystemExit, match="was made with --sequences 2, not 4"):
+        pretrain(tmp_path / "cut", *budget, "--sequences", "4")
+    pretrain(tmp_path / "cut", "--tokens", str(2 * BUDGET))  # a larger budget goes on
+    assert len(steps) == 20
+
+
+def test_the_written_model_and_tokenizer_load_and_its_loss_is_the_files(
+    pretrain, encoder, corpus, tmp_path
+):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    pretrain(tmp_path, "--tokens", str(BUDGET))
+    out = tmp_path / "out"
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    sentence = "tan bard remains in store"
+    assert tokenizer.decode(tokenizer(sentence).input_ids, skip_special_tokens=True) == sentence
+    assert tokenizer(sentence).input_ids[0] == 0 and tokenizer(sentence).input_ids[-1] == 2
+    model = AutoModelForMaskedLM.from_pretrained(out, dtype=torch.float32)
+    assert model.config.num_hidden_layers == 12 and model.config.vocab_size == len(tokenizer)
+    rows = corpus.Sequences(tmp_path / "work" / "tokens.uint16", 0).held_out()
+    facts = json.loads((out / "pretraining.json").read_text())
+    loss = encoder.held_out_loss(model, rows, torch.device("cpu"))
+    assert facts["held_out_loss"] == pytest.approx(loss, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "give a budget"),
+        (["--tokens", "1e6", "--depths", "4", "12"], "each must be twice the last"),
+        (["--tokens", "1e6", "--depths", "6", "12"], "must be one for each depth"),
+        (["--tokens", "1e6", "--corpus", "nowhere"], "--corpus nowhere does not exist"),
+        (["--tokens", "1e6", "--sequences", "7"], "--sequences 7 must be a multiple of the 2 proc"),
+    ],
+)
+def test_wrong_arguments_end_at_the_door(
+    pretrain, tmp_path, monkeypatch, capsys, options, complaint
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended:
+        pretrain(tmp_path, *options)
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corpus_too_small_is_refused(corpus, tmp_path):
+    np.zeros(1000, dtype=np.uint16).tofile(tmp_path / "tokens.uint16")
+    with pytest.raises(SystemExit, match="the corpus has 1000 tokens; at least 258048 are needed"):
+        corpus.Sequences(tmp_path / "tokens.uint16", seed=0)
+
+
+def _one_of_two(rank: int, port: int) -> None:
+    sys.path.insert(0, SCRIPTS)
+    from pretraining.processes import Processes
+
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    processes = Processes.join()
+    weights = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4))]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, float(rank + 1))
+    processes.average_gradients(weights)
+    for weight in weights:
+        assert torch.equal(weight.grad, torch.full_like(weight, 1.5))
+    assert processes.largest(float(rank), float(-rank)) == [1.0, 0.0]
+    processes.leave()
+
+
+def test_two_processes_average_their_gradients_and_agree():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_one_of_two, (port,), nprocs=2)
