@@ -27,7 +27,7 @@ from craft.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("trainer", "methods", "padding", "hosvd", "startup", "cuda", "plan")
 # rounds of each: a step is short and its ratios are near 1, a run end to end is long
-ROUNDS = {"trainer": 3, "methods": 9, "hosvd": 3, "startup": 5, "cuda": 9}
+ROUNDS = {"trainer": 3, "methods": 15, "hosvd": 3, "startup": 5, "cuda": 9}
 SHAPE = {"hosvd": "large"}
 THREADS = {"methods": 1}  # one is timed by the processor's clock, which tells ratios near 1 apart
 
@@ -115,11 +115,9 @@ def _remarks(name: str, setup: Any, found: Any) -> list[str]:
     remarks = list(found.remarks)
     if setup.glue_dir is None and name in ("trainer", "padding", "cuda"):
         remarks.append("texts are the generated mini-GLUE, not GLUE (glue_dir=FOLDER)")
-    if found.noise() > found.noisy:
-        remarks.append(
-            f"WARNING: too noisy to tell; repeats scatter by {found.noise():.0%}, more than "
-            f"{found.noisy:.0%}. Run it on an idle machine, or with more rounds"
-        )
+    warning = found.warning()
+    if warning is not None:
+        remarks.append(warning)
     return remarks
 
 

@@ -133,4 +133,20 @@ def test_noise_is_the_widest_interval():
     assert figure.scatter == pytest.approx(0.2)
     found = Findings([figure, Figure("y", 5.0)], {})
     assert found.noise() == figure.scatter
-    assert "at least 0.9" in table(found) and "met" in table(found)
+    assert "at least 0.9" in table(found) and "met, within noise" in table(found)
+
+
+@pytest.mark.parametrize(
+    ("goal", "undecided"),
+    [
+        ({"least": 0.9}, True),
+        ({"most": 1.1}, True),
+        ({"least": 0.7}, False),
+        ({"most": 0.8}, False),
+    ],
+)
+def test_a_goal_inside_the_interval_is_too_noisy_to_tell(goal, undecided):
+    found = Findings([Figure("x", 1.0, low=0.8, high=1.2, **goal), Figure("y", 5.0)], {})
+    assert found.figures[0].undecided == undecided
+    assert ("whether 1 of the figures" in str(found.warning())) == undecided
+    assert found.figures[0].verdict.endswith("within noise") == undecided

@@ -32,6 +32,14 @@ class Figure:
         )
 
     @property
+    def undecided(self) -> bool:
+        """Whether the interval reaches to both sides of the goal."""
+        goals = [goal for goal in (self.most, self.least) if goal is not None]
+        if self.low is None or self.high is None:
+            return False
+        return any(self.low < goal < self.high for goal in goals)
+
+    @property
     def scatter(self) -> float:
         """Half the interval's width over the value."""
         if self.low is None or self.high is None or not self.value:
@@ -49,7 +57,8 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        return {None: "", True: "met", False: "MISSED"}[self.met]
+        verdict = {None: "", True: "met", False: "MISSED"}[self.met]
+        return f"{verdict}, within noise" if self.undecided else verdict
 
 
 @dataclass(frozen=True)
@@ -58,12 +67,21 @@ class Findings:
 
     figures: list[Figure]
     facts: dict[str, Any]
-    noisy: float = 0.1  # scatter of a ratio from which on it tells nothing
     remarks: tuple[str, ...] = ()
 
     def noise(self) -> float:
         """The largest scatter of a ratio."""
         return max((f.scatter for f in self.figures if f.unit == "x"), default=0.0)
+
+    def warning(self) -> str | None:
+        """What to say where the machine is too noisy to tell."""
+        undecided = sum(f.undecided for f in self.figures)
+        if not undecided:
+            return None
+        return (
+            f"WARNING: too noisy to tell whether {undecided} of the figures meet their goals: run "
+            "it on an idle machine, or with more rounds"
+        )
 
 
 def interleaved(

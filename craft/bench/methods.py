@@ -69,7 +69,7 @@ def bench(setup: Setup) -> Findings:
             name = f"{rows} x {length} {precision}"
             found, facts[name] = _compared(name, subjects, setup)
         figures += found
-    return Findings(figures, facts, noisy=0.03, remarks=(REBUILDING,))
+    return Findings(figures, facts, remarks=(REBUILDING,))
 
 
 def _compared(

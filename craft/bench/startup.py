@@ -53,7 +53,7 @@ def bench(setup: Setup) -> Findings:
         figure("command to first step", times["first step"], "s"),
     ]
     anywhere = [override for override in overrides if "/" not in override]
-    return Findings(figures, {"seconds": times, "command": ["train.py", *anywhere]}, noisy=0.2)
+    return Findings(figures, {"seconds": times, "command": ["train.py", *anywhere]})
 
 
 def _beyond(times: Times) -> list[float]:

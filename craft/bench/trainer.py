@@ -86,12 +86,12 @@ def bench(
                 figures.append(found)
                 dynamic.append(found.value)
             facts[name] = {"rows": rows.rows, "seconds": times, "mean_length": lengths}
-            keep(Findings(figures, facts, noisy=0.15, remarks=(UNFINISHED, FLATTENING)))
+            keep(Findings(figures, facts, remarks=(UNFINISHED, FLATTENING)))
     if dynamic:
         mean = math.exp(float(np.mean(np.log(dynamic))))
         limit = {"least": 1.8} if setup.shape == "base" else {}
         figures.append(Figure("bf16: padded to the longest / ours, geometric mean", mean, **limit))
-    return Findings(figures, facts, noisy=0.15, remarks=(FLATTENING,))
+    return Findings(figures, facts, remarks=(FLATTENING,))
 
 
 def _work(
