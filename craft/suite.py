@@ -3,6 +3,7 @@ it will take."""
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,10 @@ def calibrate(config: RunConfig, tokens: Tokens, precisions: Sequence[str]) -> R
     backbone = models.locate(config.model)
     model = models.build(backbone, config.task, 0)
     packing.enable(model)
-    model = models.attach(model, config.method, 0).to(config.train.device).train()
+    with warnings.catch_warnings():  # a run says so itself, in its log
+        warnings.filterwarnings("ignore", message="ranks .* exceed the shape")
+        model = models.attach(model, config.method, 0)
+    model.to(config.train.device).train()
     device, position = torch.device(config.train.device), models.first_position(model)
     before = torch.get_num_threads()
     torch.set_num_threads(config.train.threads)
