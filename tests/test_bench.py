@@ -125,6 +125,10 @@ def test_rounds_turn_and_the_first_is_not_timed():
     times = interleaved(work, 3, lambda: next(now))
     assert "".join(seen) == "abcbcacababc"
     assert times == {name: [1, 1, 1] for name in "abc"}
+    seen.clear()
+    times = interleaved(work, 2, lambda: next(now), settled=True)
+    assert "".join(seen) == "abc" + "bbccaa" + "ccaabb"
+    assert times == {name: [1, 1] for name in "abc"}
 
 
 def test_noise_is_the_widest_interval():

@@ -89,16 +89,22 @@ def interleaved(
     rounds: int,
     clock: Callable[[], float],
     warm_up: Mapping[str, Callable[[], Any]] | None = None,
+    settled: bool = False,
 ) -> Times:
     """Time every piece of work once a round, in an order that turns from round to round, so that a
     slow spell of the machine meets all of them. Before the first round each is done once, or its
-    `warm_up`."""
+    `warm_up`.
+
+    With `settled` each is done once more, untimed, right before it is timed, as a step of a run
+    follows another of its kind: what the one before it has left of the heap costs page faults."""
     names, times = [*work], {name: [] for name in work}
     for name in names:
         (warm_up or work)[name]()
     for turn in range(1, rounds + 1):
         start = turn % len(names)
         for name in names[start:] + names[:start]:
+            if settled:
+                work[name]()
             before = clock()
             work[name]()
             times[name].append(clock() - before)

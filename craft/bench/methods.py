@@ -77,7 +77,7 @@ def _compared(
 ) -> tuple[list[Figure], dict[str, Any]]:
     full = setup.shape in ("base", "large")  # the goals are those of real shapes
     work = {variant: found.step for variant, found in subjects.items()}
-    times = interleaved(work, setup.rounds, clock_of(setup.device, setup.threads))
+    times = interleaved(work, setup.rounds, clock_of(setup.device, setup.threads), settled=True)
     figures = []
     for other, goal in (("lora", 1.05), ("frozen", 1.10), ("naive", 0.70)):
         if other in subjects:
