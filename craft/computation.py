@@ -63,6 +63,7 @@ def compute(
     inputs: Inputs, stop: Callable[[], bool], say: Say
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The result of a run, and what more is known of how it came about."""
+    memory.release()  # what earlier runs of this process hold, and their peaks
     config, backbone, data = inputs.config, inputs.backbone, inputs.data
     run_id, folder, start = inputs.id, inputs.folder, inputs.start
     seeds = Seeds.of(config.seed)
@@ -87,7 +88,6 @@ def compute(
         return score(config.task, logits, labels)  # type: ignore[arg-type]
 
     settings = config.train
-    memory.release()  # earlier runs of this process
     with line, log:
         while True:
             clock = time.perf_counter()

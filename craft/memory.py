@@ -57,7 +57,7 @@ def release() -> None:
     """Give back what abandoned models held, whose parts refer to one another, and count the peaks
     of memory anew, so that they are not those of a process's earlier runs."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # a run on the CPU leaves the card alone
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):  # what it asks of Linux, other systems do not have
@@ -72,13 +72,15 @@ def peaks(device: torch.device) -> dict[str, float | None]:
 
 
 def host_peak() -> float:
-    """This process's peak in megabytes since the last `release`; elsewhere than on Linux, since it
-    started.
+    """This process's peak in megabytes: since the last `release` where the system counts anew
+    (Linux, as a rule), else since it started.
 
-    Linux' `ru_maxrss` begins with the size of the process that started this one."""
+    Linux' `ru_maxrss`, the other source, begins with the size of the process that started this
+    one."""
     status = Path("/proc/self/status")
-    if status.is_file():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) / 1024
+    lines = status.read_text().splitlines() if status.is_file() else []
+    counted = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    if counted:
+        return int(counted[0]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 1024)

@@ -46,6 +46,8 @@ from pretraining.encoder import (
 from pretraining.processes import Processes
 from transformers import RobertaConfig, RobertaForMaskedLM, RobertaTokenizerFast
 
+CHECKPOINT = "checkpoint.safetensors"
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -63,8 +65,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--sequences",
         type=int,
-        default=256 if torch.cuda.is_available() else 32,
-        help="sequences of 128 tokens a step, all processes together; 32, on a GPU 256",
+        help="sequences of 128 tokens a step, all processes together; the checkpoint's, else 32, "
+        "on a GPU 256",
     )
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument(
@@ -101,6 +103,12 @@ def arguments() -> argparse.Namespace:
     if len(given.shares) != len(given.depths) or abs(sum(given.shares) - 1) > 1e-6:
         parser.error(f"--shares {given.shares} must be one for each depth and sum to 1")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    checkpoint = given.work / CHECKPOINT
+    if given.sequences is None and checkpoint.exists():
+        given.sequences = read_progress(checkpoint).sequences
+    elif given.sequences is None:
+        usual = 256 if torch.cuda.is_available() else 32
+        given.sequences = max(1, usual // processes) * processes
     if given.sequences < 1 or given.sequences % processes:
         parser.error(
             f"--sequences {given.sequences} must be a multiple of the {processes} processes"
@@ -196,7 +204,7 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
         model.to(device)
         return model, make_optimizer(model, given.lr)
 
-    checkpoint = given.work / "checkpoint.safetensors"
+    checkpoint = given.work / CHECKPOINT
     before = Progress(0, 0.0, given.sequences, given.depths[0], [])
     if checkpoint.exists():
         before = read_progress(checkpoint)
@@ -222,6 +230,11 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
         tokens = sequences.batch(step, given.sequences)[mine]
         generator = torch.Generator().manual_seed(hash((given.seed, step, processes.rank)) % 2**63)
         return tokens, *mask(tokens, vocab_size, generator)
+
+    if given.compile:  # before the clock: it takes a good part of a budget of minutes
+        with torch.autocast(device.type, torch.bfloat16):
+            loss_of(model, *(part.to(device) for part in batch(before.step))).backward()
+        optimizer.zero_grad()
 
     step, start = before.step, time.perf_counter()
     saved, report = start, Report(given, processes, step)

@@ -62,6 +62,7 @@ def pretrain(text, corpus, monkeypatch):
     """The script in this process, on the small corpus: `pretrain(folder, *options)`."""
     script = importlib.import_module("pretrain_mini")
     monkeypatch.setattr(corpus.Sequences, "HELD_OUT", 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # bits are those of a CPU
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(folder: Path, *options: str) -> None:
@@ -216,6 +217,8 @@ def test_a_run_cut_short_ends_where_an_unbroken_one_does(pretrain, corpus, tmp_p
         pretrain(tmp_path / "cut", *budget, "--sequences", "4")
     pretrain(tmp_path / "cut", "--tokens", str(2 * BUDGET))  # a larger budget goes on
     assert len(steps) == 20
+    again = json.loads((tmp_path / "cut" / "out" / "pretraining.json").read_text())
+    assert again["sequences_per_step"] == 2  # the checkpoint's
 
 
 def test_the_written_model_and_tokenizer_load_and_its_loss_is_the_files(
@@ -281,7 +284,8 @@ def _one_of_two(rank: int, port: int) -> None:
     processes.leave()
 
 
-def test_two_processes_average_their_gradients_and_agree():
+def test_two_processes_average_their_gradients_and_agree(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of the children
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import getpass
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -295,27 +296,25 @@ def test_record_holds_what_a_reader_asks(bench):
     assert len(found["cost"]["epoch_seconds"]) == 2
 
 
-@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux counts a peak anew")
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="no peak is counted anew here"
+)
 def test_peak_of_memory_is_this_runs_not_an_earlier_ones(bench):
-    def peak():
-        return memory.peaks(torch.device("cpu"))["host"]
-
-    memory.release()
-    before = peak()
-    large = torch.ones(300, 2**20, dtype=torch.uint8)  # 300 MB
-    assert peak() > before + 290
+    first = bench.run("seed=1")["provenance"]["cost"]["peak_megabytes"]  # with all its imports
+    large = torch.ones(500, 2**20, dtype=torch.uint8)  # 500 MB
+    assert memory.host_peak() > first["host"] + 400
     del large
-    assert peak() > before + 290
-    found = bench.run()["provenance"]["cost"]["peak_megabytes"]
-    assert before - 50 < found["host"] < before + 200 and found["gpu"] is None
+    assert memory.host_peak() > first["host"] + 400
+    found = bench.run("seed=2")["provenance"]["cost"]["peak_megabytes"]
+    assert abs(found["host"] - first["host"]) < 250 and found["gpu"] is None
 
     started = "import os, sys; sys.path[0] = os.getcwd(); from craft import memory; "
-    large = torch.ones(1200, 2**20, dtype=torch.uint8)  # of the process that starts the other
+    large = torch.ones(2000, 2**20, dtype=torch.uint8)  # of the process that starts the other
     done = subprocess.run(
         [sys.executable, "-c", started + "print(memory.host_peak())"],
         cwd=CONFIGS.parent, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert float(done.stdout) < 1000 < len(large)
+    assert float(done.stdout) < 1500 < len(large)
 
 
 def test_record_counts_useful_tokens(bench):

@@ -166,11 +166,12 @@ def page(written: Sequence[Mapping[str, Any]]) -> str:
     for one in written:
         machine, torch = one["machine"], one["versions"]["torch"]
         hardware = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} thread(s)"
+        took = f"; took {one['minutes']} min" if "minutes" in one else ""
         parts += [
             "",
             f"## {one['bench']}",
             "",
-            f"{hardware}; torch {torch}; rounds: {one['rounds']}; took {one['minutes']} min",
+            f"{hardware}; torch {torch}; rounds: {one['rounds']}{took}",
         ]
         parts += ["", "| | value | interval | goal | |", "|---|---:|---|---|---|"]
         for content in one["figures"]:
