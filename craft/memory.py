@@ -1,6 +1,7 @@
 """Memory of the card and the host: what to do where it is too little, and its peaks."""
 
 import contextlib
+import ctypes
 import gc
 import resource
 import sys
@@ -55,12 +56,16 @@ def advice_in_evaluation(settings: TrainSettings) -> str:
 
 def release() -> None:
     """Give back what abandoned models held, whose parts refer to one another, and count the peaks
-    of memory anew, so that they are not those of a process's earlier runs."""
+    of memory anew, so that they are not those of a process's earlier runs. What libraries keep of
+    those (kernels, caches) stays, and counts."""
     gc.collect()
     if torch.cuda.is_initialized():  # a run on the CPU leaves the card alone
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):  # what it asks of Linux, other systems do not have
+    # what these ask of glibc and of Linux, other systems do not have
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # else the heap keeps what was freed
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -141,8 +141,8 @@ def cost_table(records: Records) -> Table:
         rows=body,
         data=data,
         notes=[
-            "medians over runs, memory the largest; attach: building the method, its "
-            "decomposition included (from the "
+            "medians over runs, memory the largest, what a process keeps of its earlier runs "
+            "included; attach: building the method, its decomposition included (from the "
             "cache where it was there); epoch: training alone; file: adapter with head",
             "rows differ in their tasks and seeds: compare speeds within one block, and seconds "
             "within the same tasks",
