@@ -32,8 +32,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run starts from, all of it located and none of it loaded: its config, weights, rows
-    and, under `start_from`, the finished run whose adapter it takes up.
+    """What a run starts from: its config, where its weights lie, its rows and, under `start_from`,
+    the finished run whose adapter it takes up.
 
     `kept` is the run's identity (`record.identity`), `id` its digest and `folder` its place."""
 

@@ -172,13 +172,13 @@ def test_flops_of_a_token_are_counted_from_the_products(encoder):
     assert encoder.train_flops_per_token(config) == pytest.approx(counted, rel=0.02)
 
 
-def test_the_schedule_warms_up_holds_and_decays(corpus):
+def test_the_schedule_warms_up_holds_and_decays():
     script = importlib.import_module("pretrain_mini")
     rates = [script.learning_rate(2.0, done) for done in (0, 0.025, 0.05, 0.6, 0.8, 0.9999, 1)]
     assert rates == pytest.approx([0, 1, 2, 2, 1, 5e-4, 0], abs=1e-9)
 
 
-def test_a_run_cut_short_ends_where_an_unbroken_one_does(pretrain, corpus, tmp_path, monkeypatch):
+def test_a_run_cut_short_ends_where_an_unbroken_one_does(pretrain, tmp_path, monkeypatch):
     """Over all three depths, cut at every one of them; its checkpoint is safetensors."""
     depths = ["--depths", "3", "6", "12", "--shares", "0.4", "0.3", "0.3"]
     budget = ["--tokens", str(BUDGET), *depths]
