@@ -9,6 +9,7 @@ python scripts/model_card.py --check     fail where the card is not what the rec
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from entry import start
@@ -49,11 +50,14 @@ Masked language modelling with dynamic masking on packed text, by `scripts/pretr
 | seen | {tokens:,} tokens in {steps:,} steps of {sequences_per_step} sequences of {sequence_length} tokens |
 | masking | {masking:.0%} of positions; of these 80 % become `<mask>`, 10 % a random token |
 | optimizer | {optimizer} |
-| learning rate | {learning_rate:g}; {schedule} |
-| depth | progressive stacking: {stages} |
+| schedule | {schedule} |
 | start | keys equal to queries, sinusoidal position embeddings, both trained; standard deviation 0.05 |
 | precision | {precision} |
-| hardware | {hardware}; torch {torch}; {hours:.1f} h, {tokens_per_second:,} tokens/s on average{utilisation} |
+| time | {hours:.1f} h, {tokens_per_second:,} tokens/s on average{utilisation}; torch {torch} |
+
+It was trained in stretches, where it grew by stacking its layers twice, or went on under other options:
+
+{stretches}
 
 The same command with a larger budget replaces the model; this card is remade by `scripts/model_card.py`:
 
@@ -77,6 +81,23 @@ The weights, the vocabulary and the merges are derived from the text of Wikipedi
 which is under the Creative Commons Attribution-ShareAlike licence 3.0 (CC BY-SA 3.0); they are offered
 under the same licence. The code that made them is under this repository's Apache-2.0 licence.
 """
+
+
+def stretches(facts: dict[str, Any]) -> str:
+    """A Markdown table of the parts of the training, each with the tokens that it saw."""
+    lines = [
+        "| tokens | layers | framed as pairs | peak rate | budget of its schedule | hardware |"
+    ]
+    lines += ["|---:|---:|---:|---:|---|---|"]
+    ends = [each["from_step"] for each in facts["stretches"][1:]] + [facts["steps"]]
+    for each, end in zip(facts["stretches"], ends, strict=True):
+        steps = end - each["from_step"]
+        tokens = steps * facts["sequences_per_step"] * facts["sequence_length"] / 1e6
+        lines.append(
+            f"| {tokens:.1f}M | {each['depth']} | {each['pairs']:.0%} | "
+            f"{each['learning_rate']:g} | {each['budget']} | {each['hardware']} |"
+        )
+    return "\n".join(lines)
 
 
 def evidence(runs: pd.DataFrame) -> str:
@@ -137,11 +158,13 @@ def card(folder: Path) -> str:
     with safe_open(MODEL / "model.safetensors", "pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     parameters = sum(int(pd.Series(shape).prod()) for shape in shapes)
-    shares = zip(facts["depths"], facts["budget_shares"], strict=True)
-    stages = ", then ".join(f"{depth} layers for {share:.0%}" for depth, share in shares)
     share = facts.get("model_flops_utilisation")
     return CARD.format(
-        **facts | {"corpus": ", ".join(f"`{name}`" for name in facts["corpus"])},
+        **facts
+        | {
+            "corpus": ", ".join(f"`{name}`" for name in facts["corpus"]),
+            "stretches": stretches(facts),
+        },
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
         heads=config["num_attention_heads"],
@@ -150,7 +173,6 @@ def card(folder: Path) -> str:
         vocabulary=config["vocab_size"],
         parameters=parameters,
         megabytes=(MODEL / "model.safetensors").stat().st_size / 1e6,
-        stages=f"{stages} of the budget",
         hours=facts["training_seconds"] / 3600,
         utilisation="" if share is None else f", {share:.0%} of the peak of its matrix units",
         epochs=LEARNT.train.epochs,

@@ -19,11 +19,18 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from pretraining.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
+from pretraining.checkpoint import (
+    Progress,
+    Stretch,
+    load_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
 from pretraining.corpus import (
     LENGTH,
     MASKING,
@@ -31,6 +38,7 @@ from pretraining.corpus import (
     corpus_files,
     encode,
     mask,
+    sentence_ends,
     train_tokenizer,
 )
 from pretraining.encoder import (
@@ -44,7 +52,12 @@ from pretraining.encoder import (
     train_flops_per_token,
 )
 from pretraining.processes import Processes
-from transformers import RobertaConfig, RobertaForMaskedLM, RobertaTokenizerFast
+from transformers import (
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaTokenizerFast,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -79,6 +92,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--shares", type=float, nargs="+", default=[1.0], help="share of the budget at each depth"
     )
+    parser.add_argument(
+        "--pairs",
+        type=float,
+        default=0.5,
+        help="share of sequences framed as a pair, <s> A </s></s> B </s>",
+    )
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
@@ -102,6 +121,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--depths {given.depths}: each must be twice the last, and the last {LAYERS}")
     if len(given.shares) != len(given.depths) or abs(sum(given.shares) - 1) > 1e-6:
         parser.error(f"--shares {given.shares} must be one for each depth and sum to 1")
+    if not 0 <= given.pairs <= 1:
+        parser.error(f"--pairs {given.pairs} must be a share, from 0 to 1")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     checkpoint = given.work / CHECKPOINT
     if given.sequences is None and checkpoint.exists():
@@ -155,18 +176,21 @@ class Report:
         self.given, self.processes = given, processes
         self.clock, self.step = time.perf_counter(), step
         self.losses = torch.zeros((), device=processes.device)
+        self.begin: tuple[float, float] | None = None  # seconds and share done when this call began
 
     def observe(
         self, step: int, seconds: float, done: float, loss: torch.Tensor, config: RobertaConfig
     ) -> None:
         self.losses += loss.detach()
+        self.begin = self.begin or (seconds, done)
         since = time.perf_counter() - self.clock
         if since <= 20:
             return
         steps, sequences = step - self.step, self.given.sequences
         rate = steps * sequences * LENGTH / since
         share = utilisation(self.given, self.processes, rate, config)
-        left = seconds / 60 * (1 - done) / max(done, 1e-9)
+        spent, gained = seconds - self.begin[0], done - self.begin[1]
+        left = spent / 60 * (1 - done) / max(gained, 1e-9)
         print(
             f"step {step}  {config.num_hidden_layers} layers  "
             f"{step * sequences * LENGTH / 1e6:.1f}M tokens  loss {float(self.losses) / steps:.3f}"
@@ -188,7 +212,18 @@ def utilisation(
     return rate * train_flops_per_token(config) / processes.count / given.peak_tflops / 1e12
 
 
-def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None:
+def budget(given: argparse.Namespace) -> str:
+    """The budget in words, as the model's card gives it."""
+    parts = []
+    if not math.isinf(given.tokens):
+        parts.append(f"{given.tokens / 1e6:g}M tokens")
+    if not math.isinf(given.minutes):
+        parts.append(f"{given.minutes:g} minutes")
+    return " or ".join(parts)
+
+
+def train(given: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, tokens_file: Path) -> None:
+    vocab_size = len(tokenizer)
     processes = Processes.join()
     device, lead = processes.device, processes.rank == 0
     torch.set_num_threads(given.threads)
@@ -205,7 +240,7 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
         return model, make_optimizer(model, given.lr)
 
     checkpoint = given.work / CHECKPOINT
-    before = Progress(0, 0.0, given.sequences, given.depths[0], [])
+    before = Progress(0, 0.0, given.sequences, ())
     if checkpoint.exists():
         before = read_progress(checkpoint)
     if before.sequences != given.sequences:
@@ -213,13 +248,19 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
             f"pretrain_mini: {checkpoint} was made with --sequences {before.sequences}, "
             f"not {given.sequences}"
         )
-    stretches = list(dict.fromkeys([*before.hardware, processes.hardware(given.threads)]))
-    model, optimizer = make(before.depth)
+    depth = before.stretches[-1].depth if before.stretches else given.depths[0]
+    model, optimizer = make(depth)
     if checkpoint.exists():
         load_checkpoint(checkpoint, model, optimizer)
     loss_of = torch.compile(masked_loss) if given.compile else masked_loss
 
-    sequences = Sequences(tokens_file, given.seed)
+    def stretch(step: int) -> Stretch:
+        return Stretch(
+            step, model.config.num_hidden_layers, given.pairs, given.lr, budget(given),
+            processes.hardware(given.threads),
+        )  # fmt: skip
+
+    sequences = Sequences(tokens_file, given.seed, given.pairs, sentence_ends(tokenizer))
     own = given.sequences // processes.count
     mine = slice(processes.rank * own, (processes.rank + 1) * own)
     stopped: list[int] = []
@@ -236,7 +277,7 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
             loss_of(model, *(part.to(device) for part in batch(before.step))).backward()
         optimizer.zero_grad()
 
-    step, start = before.step, time.perf_counter()
+    step, start, progress = before.step, time.perf_counter(), before.under(stretch(before.step))
     saved, report = start, Report(given, processes, step)
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(batch, step)
@@ -245,13 +286,10 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
                 before.seconds + time.perf_counter() - start, float(bool(stopped))
             )
             done = share_done(given, step, seconds)
+            progress = replace(progress, step=step, seconds=seconds)
             due = time.perf_counter() - saved > 60 * given.checkpoint_minutes
             if lead and step > 0 and (due or stop or done >= 1):
-                depth = model.config.num_hidden_layers
-                save_checkpoint(
-                    checkpoint, model, optimizer,
-                    Progress(step, seconds, given.sequences, depth, stretches),
-                )  # fmt: skip
+                save_checkpoint(checkpoint, model, optimizer, progress)
                 saved = time.perf_counter()
             if stop:
                 sys.exit(f"pretrain_mini: stopped at step {step}; start again to go on")
@@ -261,6 +299,7 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
                 deeper, its_optimizer = make(depth_at(given, done))
                 stack(model, optimizer, deeper, its_optimizer)
                 model, optimizer = deeper, its_optimizer
+                progress = progress.under(stretch(step))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(given.lr, done)
             parts = [part.to(device) for part in coming.result()]
@@ -278,10 +317,7 @@ def train(given: argparse.Namespace, vocab_size: int, tokens_file: Path) -> None
                 report.observe(step, seconds, done, loss, model.config)
 
     if lead:
-        finish(
-            given, model, sequences, processes,
-            Progress(step, seconds, given.sequences, LAYERS, stretches),
-        )  # fmt: skip
+        finish(given, model, sequences, processes, progress)
     processes.leave()
 
 
@@ -305,7 +341,8 @@ def finish(
     tokens = progress.step * given.sequences * LENGTH
     rate = tokens / progress.seconds
     # of a model that grew, no one depth's FLOPs are those of all tokens
-    share = utilisation(given, processes, rate, config) if given.depths == [LAYERS] else None
+    grown = len({stretch.depth for stretch in progress.stretches}) > 1
+    share = None if grown else utilisation(given, processes, rate, config)
     facts = {
         "corpus": [file.name for file in corpus_files(given.corpus)],
         "corpus_sha256": digest.hexdigest(),
@@ -315,15 +352,12 @@ def finish(
         "sequences_per_step": given.sequences,
         "sequence_length": LENGTH,
         "masking": MASKING,
-        "depths": given.depths,
-        "budget_shares": given.shares,
-        "learning_rate": given.lr,
+        "stretches": [asdict(stretch) for stretch in progress.stretches],
         "schedule": "warm-up 5 %, constant, linear decay over the last 40 % of the budget",
         "optimizer": "AdamW, betas 0.9 and 0.98, eps 1e-6, weight decay 0.01 on matrices, "
         "gradient norm clipped at 1",
         "precision": "bf16 autocast, float32 weights; saved in fp16",
         "seed": given.seed,
-        "hardware": ", then ".join(progress.hardware),
         "torch": torch.__version__.split("+")[0],
         "training_seconds": round(progress.seconds),
         "tokens_per_second": round(rate),
@@ -354,8 +388,7 @@ def main() -> None:
             encode(files, RobertaTokenizerFast.from_pretrained(given.out), tokens_file)
     while not tokens_file.exists():
         time.sleep(1)  # the first process encodes the corpus
-    tokenizer = RobertaTokenizerFast.from_pretrained(given.out)
-    train(given, len(tokenizer), tokens_file)
+    train(given, RobertaTokenizerFast.from_pretrained(given.out), tokens_file)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,35 @@ def test_every_epoch_has_every_trained_row_once_and_never_a_held_out_one(
     torch.testing.assert_close(found.batch(4, size), batches[4 * size : 5 * size])  # back again
 
 
+def test_a_share_of_sequences_is_framed_as_pairs_cut_at_an_end(corpus):
+    end, share = 7, 0.5
+    drawn = np.random.default_rng(0)
+    text = drawn.integers(8, VOCABULARY, (400, 128))
+    text[:, 0], text[:, -1] = 0, 2
+    text[:300, 10::25] = end  # the last hundred have nowhere to be cut
+    framed = text.copy()
+    corpus.frame_pairs(framed, np.array([end]), share, np.random.default_rng(1))
+    changed = (framed != text).any(1)
+    assert not changed[300:].any()
+    assert abs(changed[:300].mean() - share) < 0.1
+    cuts = set()
+    for before, after in zip(text[changed], framed[changed], strict=True):
+        (places,) = np.nonzero(after == 2)
+        assert len(places) == 3 and places[1] == places[0] + 1 and places[2] == 127
+        assert after[places[0] - 1] == end and 16 < places[0] < 112
+        np.testing.assert_array_equal(np.delete(after, places[:2]), np.delete(before, [125, 126]))
+        cuts.add(int(places[0]))
+    assert cuts == {36, 61, 86, 111}
+
+
+def test_the_ends_of_sentences_are_tokens_of_the_tokenizer(corpus):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "results" / "models" / "roberta-mini")
+    ids = corpus.sentence_ends(tokenizer)
+    assert sorted(tokenizer.decode([i]) for i in ids) == sorted([".", "?", "!", '."', ".)", "\n"])
+
+
 def test_masking_hides_a_fifth_and_nothing_special(corpus):
     tokens = torch.randint(5, VOCABULARY, (64, 128), generator=torch.Generator().manual_seed(0))
     tokens[:, 0], tokens[:, -1], tokens[5, 40] = 0, 2, 2
@@ -204,6 +233,8 @@ def test_a_run_cut_short_ends_where_an_unbroken_one_does(pretrain, tmp_path, mon
     assert whole == cut
     facts, others = (json.loads((f / "pretraining.json").read_text()) for f in written)
     assert facts["tokens"] == BUDGET and facts["steps"] == 10
+    ends = [(each["from_step"], each["depth"]) for each in facts["stretches"]]
+    assert ends == [(0, 3), (4, 6), (7, 12)]
     timed = {"training_seconds", "tokens_per_second"}
     assert {k: v for k, v in facts.items() if k not in timed} == {
         k: v for k, v in others.items() if k not in timed
@@ -219,6 +250,8 @@ def test_a_run_cut_short_ends_where_an_unbroken_one_does(pretrain, tmp_path, mon
     assert len(steps) == 20
     again = json.loads((tmp_path / "cut" / "out" / "pretraining.json").read_text())
     assert again["sequences_per_step"] == 2  # the checkpoint's
+    assert again["stretches"][:3] == facts["stretches"]  # and what it was made under
+    assert [(e["from_step"], e["depth"]) for e in again["stretches"][3:]] == [(10, 12)]
 
 
 def test_the_written_model_and_tokenizer_load_and_its_loss_is_the_files(
@@ -247,6 +280,7 @@ def test_the_written_model_and_tokenizer_load_and_its_loss_is_the_files(
         (["--tokens", "1e6", "--depths", "4", "12"], "each must be twice the last"),
         (["--tokens", "1e6", "--depths", "6", "12"], "must be one for each depth"),
         (["--tokens", "1e6", "--corpus", "nowhere"], "--corpus nowhere does not exist"),
+        (["--tokens", "1e6", "--pairs", "1.5"], "--pairs 1.5 must be a share, from 0 to 1"),
         (["--tokens", "1e6", "--sequences", "7"], "--sequences 7 must be a multiple of the 2 proc"),
     ],
 )

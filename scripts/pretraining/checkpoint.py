@@ -3,7 +3,7 @@ them, in one safetensors file."""
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,14 +13,33 @@ from transformers import RobertaForMaskedLM
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """A part of the training under one depth and one set of options."""
+
+    from_step: int
+    depth: int
+    pairs: float  # share of sequences framed as pairs
+    learning_rate: float  # its peak
+    budget: str  # that the schedule was drawn over
+    hardware: str
+
+
+@dataclass(frozen=True)
 class Progress:
     """Steps and seconds of training behind the weights, and what they were made under."""
 
     step: int
     seconds: float
     sequences: int  # a step
-    depth: int
-    hardware: list[str]  # of each stretch
+    stretches: tuple[Stretch, ...]
+
+    def under(self, stretch: Stretch) -> "Progress":
+        """The same, going on under `stretch`; one that only goes on as the last did is no new
+        one."""
+        last = self.stretches[-1] if self.stretches else None
+        if last and replace(stretch, from_step=last.from_step) == last:
+            return self
+        return replace(self, stretches=(*self.stretches, stretch))
 
 
 def save_checkpoint(
@@ -40,7 +59,8 @@ def save_checkpoint(
 
 def read_progress(path: Path) -> Progress:
     with safe_open(path, "pt") as file:
-        return Progress(**json.loads(file.metadata()["progress"]))
+        found = json.loads(file.metadata()["progress"])
+    return Progress(**found | {"stretches": tuple(Stretch(**each) for each in found["stretches"])})
 
 
 def load_checkpoint(path: Path, model: RobertaForMaskedLM, optimizer: torch.optim.AdamW) -> None:

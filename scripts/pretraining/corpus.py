@@ -17,6 +17,7 @@ SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the first four h
 LENGTH = 128
 # share of positions to predict: 80 % become <mask>, 10 % a random token (Devlin et al. 2019)
 MASKING = 0.2
+SENTENCE_ENDS = [".", "?", "!", '."', ".)", "Ċ"]  # as byte-level tokens; the last is a line break
 
 
 def corpus_files(corpus: Path) -> list[Path]:
@@ -94,13 +95,22 @@ def encode(files: list[Path], tokenizer: PreTrainedTokenizerFast, path: Path) ->
     temporary.replace(path)
 
 
+def sentence_ends(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """The ids of the tokens after which a sequence may be cut in two."""
+    known = tokenizer.get_vocab()
+    return np.array([known[token] for token in SENTENCE_ENDS if token in known])
+
+
 class Sequences:
     """Sequences of 128 tokens, `<s>` + 126 tokens of running text + `</s>`; the last 1,024 are held
-    out."""
+    out. A share `pairs` of those trained on is framed as a pair."""
 
     HELD_OUT = 1024
 
-    def __init__(self, path: Path, seed: int) -> None:
+    def __init__(
+        self, path: Path, seed: int, pairs: float = 0.0, ends: np.ndarray | None = None
+    ) -> None:
+        self.pairs, self.ends = pairs, np.empty(0) if ends is None else ends
         content = LENGTH - 2
         flat = np.memmap(path, dtype=np.uint16, mode="r")
         self.rows = flat[: len(flat) // content * content].reshape(-1, content)
@@ -129,10 +139,31 @@ class Sequences:
                 generator = np.random.default_rng((self.seed, int(epoch)))
                 self.epoch, self.order = int(epoch), generator.permutation(self.trained)
             rows[chosen] = self.order[positions[chosen] % self.trained]
-        return self.framed(rows)
+        tokens = self.framed(rows)
+        if self.pairs:
+            generator = np.random.default_rng((self.seed, step))
+            frame_pairs(tokens.numpy(), self.ends, self.pairs, generator)
+        return tokens
 
     def held_out(self) -> torch.Tensor:
         return self.framed(np.arange(self.trained, len(self.rows)))
+
+
+def frame_pairs(
+    tokens: np.ndarray, ends: np.ndarray, share: float, generator: np.random.Generator
+) -> None:
+    """Frame a share of the sequences in place as RoBERTa frames the two texts of a task,
+    `<s> A </s></s> B </s>`, cut after an end of a sentence; the last two tokens of B fall out.
+
+    Where a small model first meets `</s></s>` in fine-tuning, thousands of examples are too few to
+    learn reading across it. A sequence without an end in its middle stays one text."""
+    for row in (tokens[index] for index in np.flatnonzero(generator.random(len(tokens)) < share)):
+        middle = 1 + len(row) // 8, len(row) - 1 - len(row) // 8
+        cuts = middle[0] + np.flatnonzero(np.isin(row[slice(*middle)], ends))
+        if len(cuts):
+            second = generator.choice(cuts) + 1
+            row[second + 2 : -1] = row[second:-3].copy()
+            row[second : second + 2] = 2  # </s>
 
 
 def mask(
