@@ -86,18 +86,22 @@ under the same licence. The code that made them is under this repository's Apach
 def stretches(facts: dict[str, Any]) -> str:
     """A Markdown table of the parts of the training, each with the tokens that it saw."""
     lines = [
-        "| tokens | layers | framed as pairs | peak rate | budget of its schedule | hardware |"
+        "| tokens | layers | pairs | foreign | peak rate | budget of its schedule | hardware |"
     ]
-    lines += ["|---:|---:|---:|---:|---|---|"]
+    lines += ["|---:|---:|---:|---:|---:|---|---|"]
     ends = [each["from_step"] for each in facts["stretches"][1:]] + [facts["steps"]]
     for each, end in zip(facts["stretches"], ends, strict=True):
         steps = end - each["from_step"]
         tokens = steps * facts["sequences_per_step"] * facts["sequence_length"] / 1e6
         lines.append(
-            f"| {tokens:.1f}M | {each['depth']} | {each['pairs']:.0%} | "
+            f"| {tokens:.1f}M | {each['depth']} | {each['pairs']:.0%} | {each['foreign']:.0%} | "
             f"{each['learning_rate']:g} | {each['budget']} | {each['hardware']} |"
         )
-    return "\n".join(lines)
+    notes = [
+        "`pairs`: of the sequences, framed as `<s> A </s></s> B </s>`; `foreign`: of the pairs, with B from",
+        "elsewhere in the corpus, which a second head learnt to tell from `<s>` (as in BERT; it is not kept).",
+    ]
+    return "\n".join([*lines, "", *notes])
 
 
 def evidence(runs: pd.DataFrame) -> str:

@@ -43,9 +43,10 @@ from pretraining.corpus import (
 )
 from pretraining.encoder import (
     LAYERS,
+    PairedMaskedLM,
     held_out_loss,
+    losses,
     make_optimizer,
-    masked_loss,
     mini_config,
     stack,
     start_local,
@@ -55,7 +56,6 @@ from pretraining.processes import Processes
 from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
-    RobertaForMaskedLM,
     RobertaTokenizerFast,
 )
 
@@ -98,6 +98,12 @@ def arguments() -> argparse.Namespace:
         default=0.5,
         help="share of sequences framed as a pair, <s> A </s></s> B </s>",
     )
+    parser.add_argument(
+        "--foreign",
+        type=float,
+        default=0.5,
+        help="share of pairs with B from elsewhere; <s> learns to tell them",
+    )
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
@@ -121,8 +127,9 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--depths {given.depths}: each must be twice the last, and the last {LAYERS}")
     if len(given.shares) != len(given.depths) or abs(sum(given.shares) - 1) > 1e-6:
         parser.error(f"--shares {given.shares} must be one for each depth and sum to 1")
-    if not 0 <= given.pairs <= 1:
-        parser.error(f"--pairs {given.pairs} must be a share, from 0 to 1")
+    for name, share in (("pairs", given.pairs), ("foreign", given.foreign)):
+        if not 0 <= share <= 1:
+            parser.error(f"--{name} {share} must be a share, from 0 to 1")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     checkpoint = given.work / CHECKPOINT
     if given.sequences is None and checkpoint.exists():
@@ -175,13 +182,18 @@ class Report:
     def __init__(self, given: argparse.Namespace, processes: Processes, step: int) -> None:
         self.given, self.processes = given, processes
         self.clock, self.step = time.perf_counter(), step
-        self.losses = torch.zeros((), device=processes.device)
+        self.losses = torch.zeros(2, device=processes.device)  # masked, pairs
         self.begin: tuple[float, float] | None = None  # seconds and share done when this call began
 
     def observe(
-        self, step: int, seconds: float, done: float, loss: torch.Tensor, config: RobertaConfig
+        self,
+        step: int,
+        seconds: float,
+        done: float,
+        losses: tuple[torch.Tensor, torch.Tensor],
+        config: RobertaConfig,
     ) -> None:
-        self.losses += loss.detach()
+        self.losses += torch.stack(losses).detach()
         self.begin = self.begin or (seconds, done)
         since = time.perf_counter() - self.clock
         if since <= 20:
@@ -191,11 +203,12 @@ class Report:
         share = utilisation(self.given, self.processes, rate, config)
         spent, gained = seconds - self.begin[0], done - self.begin[1]
         left = spent / 60 * (1 - done) / max(gained, 1e-9)
+        masked, pairs = (self.losses / steps).tolist()
+        used = "" if share is None else f", {100 * share:.1f} % MFU"
         print(
             f"step {step}  {config.num_hidden_layers} layers  "
-            f"{step * sequences * LENGTH / 1e6:.1f}M tokens  loss {float(self.losses) / steps:.3f}"
-            f"  {rate / 1e3:.1f}k tokens/s{'' if share is None else f', {100 * share:.1f} % MFU'}  "
-            f"{100 * done:.1f} % done, {left:.0f} min left",
+            f"{step * sequences * LENGTH / 1e6:.1f}M tokens  loss {masked:.3f}, pairs {pairs:.3f}  "
+            f"{rate / 1e3:.1f}k tokens/s{used}  {100 * done:.1f} % done, {left:.0f} min left",
             flush=True,
         )
         self.clock, self.step = time.perf_counter(), step
@@ -231,10 +244,10 @@ def train(given: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, tokens_
 
     attention = "eager" if device.type == "cpu" else "sdpa"  # CPU bf16: sdpa's backward is slow
 
-    def make(depth: int) -> tuple[RobertaForMaskedLM, torch.optim.AdamW]:
+    def make(depth: int) -> tuple[PairedMaskedLM, torch.optim.AdamW]:
         config = mini_config(vocab_size, layers=depth)
         config._attn_implementation = attention
-        model = RobertaForMaskedLM(config)
+        model = PairedMaskedLM(config)
         start_local(model)
         model.to(device)
         return model, make_optimizer(model, given.lr)
@@ -252,29 +265,31 @@ def train(given: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, tokens_
     model, optimizer = make(depth)
     if checkpoint.exists():
         load_checkpoint(checkpoint, model, optimizer)
-    loss_of = torch.compile(masked_loss) if given.compile else masked_loss
+    losses_of = torch.compile(losses) if given.compile else losses
 
     def stretch(step: int) -> Stretch:
         return Stretch(
-            step, model.config.num_hidden_layers, given.pairs, given.lr, budget(given),
-            processes.hardware(given.threads),
+            step, model.config.num_hidden_layers, given.pairs, given.foreign, given.lr,
+            budget(given), processes.hardware(given.threads),
         )  # fmt: skip
 
-    sequences = Sequences(tokens_file, given.seed, given.pairs, sentence_ends(tokenizer))
+    sequences = Sequences(
+        tokens_file, given.seed, given.pairs, given.foreign, sentence_ends(tokenizer)
+    )
     own = given.sequences // processes.count
     mine = slice(processes.rank * own, (processes.rank + 1) * own)
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopped.append(received))
 
-    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        tokens = sequences.batch(step, given.sequences)[mine]
+    def batch(step: int) -> tuple[torch.Tensor, ...]:
+        tokens, follows = (part[mine] for part in sequences.batch(step, given.sequences))
         generator = torch.Generator().manual_seed(hash((given.seed, step, processes.rank)) % 2**63)
-        return tokens, *mask(tokens, vocab_size, generator)
+        return tokens, follows, *mask(tokens, vocab_size, generator)
 
     if given.compile:  # before the clock: it takes a good part of a budget of minutes
         with torch.autocast(device.type, torch.bfloat16):
-            loss_of(model, *(part.to(device) for part in batch(before.step))).backward()
+            sum(losses_of(model, *(part.to(device) for part in batch(before.step)))).backward()
         optimizer.zero_grad()
 
     step, start, progress = before.step, time.perf_counter(), before.under(stretch(before.step))
@@ -305,8 +320,8 @@ def train(given: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, tokens_
             parts = [part.to(device) for part in coming.result()]
             coming = ahead.submit(batch, step + 1)  # while the device computes
             with torch.autocast(device.type, torch.bfloat16):
-                loss = loss_of(model, *parts)
-            loss.backward()
+                loss, pair_loss = losses_of(model, *parts)
+            (loss + pair_loss).backward()
             parameters = list(model.parameters())
             processes.average_gradients(parameters)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -314,7 +329,7 @@ def train(given: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, tokens_
             optimizer.zero_grad()
             step += 1
             if lead:
-                report.observe(step, seconds, done, loss, model.config)
+                report.observe(step, seconds, done, (loss, pair_loss), model.config)
 
     if lead:
         finish(given, model, sequences, processes, progress)
@@ -323,7 +338,7 @@ def train(given: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, tokens_
 
 def finish(
     given: argparse.Namespace,
-    model: RobertaForMaskedLM,
+    model: PairedMaskedLM,
     sequences: Sequences,
     processes: Processes,
     progress: Progress,
@@ -331,9 +346,7 @@ def finish(
     """Write the model as fp16 safetensors and what is known of its training; the loss is that of
     the written weights."""
     config = mini_config(model.config.vocab_size)
-    written = RobertaForMaskedLM(config)
-    written.load_state_dict(model.state_dict())
-    written.half().save_pretrained(given.out)
+    model.without_pair_head().half().save_pretrained(given.out)
     loss = held_out_loss(model.half().float(), sequences.held_out(), processes.device)
     digest = hashlib.sha256()
     for file in corpus_files(given.corpus):

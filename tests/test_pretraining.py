@@ -96,34 +96,47 @@ def test_every_epoch_has_every_trained_row_once_and_never_a_held_out_one(
     found, flat = sequences(corpus, tmp_path)
     rows = flat[: 40 * 126].reshape(40, 126)
     size, steps = 7, 20  # 140 rows: over four epochs of 32, with batches across their ends
-    batches = torch.cat([found.batch(step, size) for step in range(steps)])
+    batches = torch.cat([found.batch(step, size)[0] for step in range(steps)])
     assert batches.shape == (size * steps, 128)
     assert (batches[:, 0] == 0).all() and (batches[:, -1] == 2).all()
     order = np.concatenate([np.random.default_rng((3, e)).permutation(32) for e in range(5)])
     np.testing.assert_array_equal(batches[:, 1:-1], rows[order[: size * steps]])
     np.testing.assert_array_equal(found.held_out()[:, 1:-1], rows[32:])
-    torch.testing.assert_close(found.batch(4, size), batches[4 * size : 5 * size])  # back again
+    torch.testing.assert_close(found.batch(4, size)[0], batches[4 * size : 5 * size])  # back again
 
 
-def test_a_share_of_sequences_is_framed_as_pairs_cut_at_an_end(corpus):
-    end, share = 7, 0.5
-    drawn = np.random.default_rng(0)
-    text = drawn.integers(8, VOCABULARY, (400, 128))
-    text[:, 0], text[:, -1] = 0, 2
-    text[:300, 10::25] = end  # the last hundred have nowhere to be cut
-    framed = text.copy()
-    corpus.frame_pairs(framed, np.array([end]), share, np.random.default_rng(1))
-    changed = (framed != text).any(1)
-    assert not changed[300:].any()
-    assert abs(changed[:300].mean() - share) < 0.1
-    cuts = set()
-    for before, after in zip(text[changed], framed[changed], strict=True):
-        (places,) = np.nonzero(after == 2)
-        assert len(places) == 3 and places[1] == places[0] + 1 and places[2] == 127
-        assert after[places[0] - 1] == end and 16 < places[0] < 112
-        np.testing.assert_array_equal(np.delete(after, places[:2]), np.delete(before, [125, 126]))
-        cuts.add(int(places[0]))
-    assert cuts == {36, 61, 86, 111}
+def test_pairs_are_cut_at_an_end_and_their_second_text_follows_or_is_from_elsewhere(
+    corpus, tmp_path, monkeypatch
+):
+    """Every token of the corpus but the ends is its own place, so that it says what comes next."""
+    monkeypatch.setattr(corpus.Sequences, "HELD_OUT", 8)
+    end, rows, cuttable = 7, 400, 300
+    flat = np.arange(rows * 126) + 8
+    flat[: cuttable * 126 : 25] = end  # the last hundred rows have none
+    flat.astype(np.uint16).tofile(tmp_path / "tokens.uint16")
+    plain, none = corpus.Sequences(tmp_path / "tokens.uint16", 3).batch(0, rows - 8)
+    assert (none == -1).all()
+    made = corpus.Sequences(tmp_path / "tokens.uint16", 3, 0.5, 0.25, np.array([end]))
+    tokens, follows = made.batch(0, rows - 8)
+
+    single = follows == -1
+    assert torch.equal(tokens[single], plain[single])
+    with_ends = (plain == end).any(1)
+    assert single[~with_ends].all()
+    assert abs((~single[with_ends]).float().mean() - 0.5) < 0.15
+    assert abs((follows[~single] == 0).float().mean() - 0.25) < 0.15
+    for row, before, label in zip(
+        tokens[~single].numpy(), plain[~single].numpy(), follows[~single].tolist(), strict=True
+    ):
+        first, second, last = np.flatnonzero(row == 2)
+        assert (second, last) == (first + 1, 127)
+        assert 16 < first <= 112 and row[first - 1] == end
+        np.testing.assert_array_equal(row[:first], before[:first])
+        following = row[second + 1 : last]
+        start = following[0] - 8  # its place in the corpus
+        np.testing.assert_array_equal(following, flat[start : start + len(following)])
+        assert flat[start - 1] == end and start + len(following) < (rows - 8) * 126
+        assert (following[0] == before[first]) == (label == 1)
 
 
 def test_the_ends_of_sentences_are_tokens_of_the_tokenizer(corpus):
@@ -160,6 +173,25 @@ def test_the_loss_of_the_chosen_positions_is_transformers_masked_loss(corpus, en
     labels[chosen] = tokens.flatten()[chosen]
     whole = model(input_ids=inputs, labels=labels.view_as(tokens)).loss
     torch.testing.assert_close(encoder.masked_loss(model, tokens, inputs, chosen), whole)
+
+
+def test_the_loss_of_pairs_is_that_of_the_pairs_alone_and_the_masked_loss_stays(corpus, encoder):
+    torch.manual_seed(0)
+    model = encoder.PairedMaskedLM(encoder.mini_config(VOCABULARY, layers=3))
+    tokens = torch.randint(5, VOCABULARY, (4, 128))
+    tokens[:, 0] = 0
+    inputs, chosen = corpus.mask(tokens, VOCABULARY, torch.Generator().manual_seed(1))
+    follows = torch.tensor([1, -1, 0, 1])
+    masked, pairs = encoder.losses(model, tokens, follows, inputs, chosen)
+    torch.testing.assert_close(masked, encoder.masked_loss(model, tokens, inputs, chosen))
+    share = torch.sigmoid(model.pair_head(model.roberta(inputs).last_hidden_state[:, 0]))[:, 0]
+    expected = -(share[0].log() + (1 - share[2]).log() + share[3].log()) / 3
+    torch.testing.assert_close(pairs, expected)
+    _, without = encoder.losses(model, tokens, torch.full((4,), -1), inputs, chosen)
+    assert without.item() == 0
+    plain = model.without_pair_head()
+    assert not any("pair_head" in name for name in plain.state_dict())
+    torch.testing.assert_close(plain(input_ids=inputs).logits, model(input_ids=inputs).logits)
 
 
 def test_stacking_repeats_layers_with_their_moments(encoder):
@@ -214,7 +246,7 @@ def test_a_run_cut_short_ends_where_an_unbroken_one_does(pretrain, tmp_path, mon
     pretrain(tmp_path / "whole", *budget)
 
     script = importlib.import_module("pretrain_mini")
-    true, steps = script.masked_loss, []
+    true, steps = script.losses, []
 
     def counted(*given):
         steps.append(len(steps))
@@ -222,7 +254,7 @@ def test_a_run_cut_short_ends_where_an_unbroken_one_does(pretrain, tmp_path, mon
             os.kill(os.getpid(), signal.SIGTERM)
         return true(*given)
 
-    monkeypatch.setattr(script, "masked_loss", counted)
+    monkeypatch.setattr(script, "losses", counted)
     for ends in (2, 6, 9):
         with pytest.raises(SystemExit, match=f"stopped at step {ends}; start again to go on"):
             pretrain(tmp_path / "cut", *budget)
@@ -281,6 +313,7 @@ def test_the_written_model_and_tokenizer_load_and_its_loss_is_the_files(
         (["--tokens", "1e6", "--depths", "6", "12"], "must be one for each depth"),
         (["--tokens", "1e6", "--corpus", "nowhere"], "--corpus nowhere does not exist"),
         (["--tokens", "1e6", "--pairs", "1.5"], "--pairs 1.5 must be a share, from 0 to 1"),
+        (["--tokens", "1e6", "--foreign", "-1"], "--foreign -1.0 must be a share, from 0 to 1"),
         (["--tokens", "1e6", "--sequences", "7"], "--sequences 7 must be a multiple of the 2 proc"),
     ],
 )

@@ -103,14 +103,24 @@ def sentence_ends(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
 
 class Sequences:
     """Sequences of 128 tokens, `<s>` + 126 tokens of running text + `</s>`; the last 1,024 are held
-    out. A share `pairs` of those trained on is framed as a pair."""
+    out. A share `pairs` of those trained on is framed as a pair, `<s> A </s></s> B </s>`; of these
+    a share `foreign` has its B from elsewhere in the corpus.
+
+    Where a small model first meets pairs in fine-tuning, thousands of examples are too few to learn
+    what `<s>` can take from both texts."""
 
     HELD_OUT = 1024
 
     def __init__(
-        self, path: Path, seed: int, pairs: float = 0.0, ends: np.ndarray | None = None
+        self,
+        path: Path,
+        seed: int,
+        pairs: float = 0.0,
+        foreign: float = 0.0,
+        ends: np.ndarray | None = None,
     ) -> None:
-        self.pairs, self.ends = pairs, np.empty(0) if ends is None else ends
+        self.pairs, self.foreign = pairs, foreign
+        self.ends = np.empty(0) if ends is None else ends
         content = LENGTH - 2
         flat = np.memmap(path, dtype=np.uint16, mode="r")
         self.rows = flat[: len(flat) // content * content].reshape(-1, content)
@@ -129,8 +139,9 @@ class Sequences:
         rows[:, 1:-1] = self.rows[index]
         return torch.from_numpy(rows)
 
-    def batch(self, step: int, size: int) -> torch.Tensor:
-        """The rows of one step: a fresh permutation every epoch, the same on every process."""
+    def batch(self, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sequences of one step, a fresh permutation every epoch, the same on every process;
+        and of each whether B follows A: 1 or 0, -1 where it is one text."""
         positions = np.arange(step * size, (step + 1) * size)
         rows = np.empty(size, dtype=np.int64)
         for epoch in np.unique(positions // self.trained):
@@ -139,31 +150,40 @@ class Sequences:
                 generator = np.random.default_rng((self.seed, int(epoch)))
                 self.epoch, self.order = int(epoch), generator.permutation(self.trained)
             rows[chosen] = self.order[positions[chosen] % self.trained]
-        tokens = self.framed(rows)
-        if self.pairs:
-            generator = np.random.default_rng((self.seed, step))
-            frame_pairs(tokens.numpy(), self.ends, self.pairs, generator)
-        return tokens
+        tokens, follows = self.framed(rows), torch.full((size,), -1)
+        generator = np.random.default_rng((self.seed, step))
+        for place in np.flatnonzero(generator.random(size) < self.pairs):
+            follows[place] = self.frame_pair(tokens[place].numpy(), generator)
+        return tokens, follows
+
+    def frame_pair(self, row: np.ndarray, generator: np.random.Generator) -> int:
+        """Frame one sequence in place as RoBERTa frames the two texts of a task, cut after an end
+        of a sentence, and say whether B follows A; -1, and no change, where its middle has no
+        end."""
+        second = self.cut(row, generator)
+        if second is None:
+            return -1
+        following = row[second:-3].copy()  # the last two tokens fall out
+        if foreign := generator.random() < self.foreign:
+            index = int(generator.integers(self.trained - 1))
+            elsewhere = self.rows[index : index + 2].reshape(-1)  # one running text
+            start = self.cut(elsewhere[: LENGTH - 2], generator)
+            if start is None:
+                return -1
+            following = elsewhere[start : start + len(following)]
+        row[second : second + 2] = 2  # </s>
+        row[second + 2 : -1] = following
+        return int(not foreign)
+
+    def cut(self, row: np.ndarray, generator: np.random.Generator) -> int | None:
+        """A place after an end of a sentence in the middle three quarters, drawn; None where there
+        is none."""
+        eighth = LENGTH // 8
+        places = eighth + 1 + np.flatnonzero(np.isin(row[eighth : LENGTH - eighth], self.ends))
+        return int(generator.choice(places)) if len(places) else None
 
     def held_out(self) -> torch.Tensor:
         return self.framed(np.arange(self.trained, len(self.rows)))
-
-
-def frame_pairs(
-    tokens: np.ndarray, ends: np.ndarray, share: float, generator: np.random.Generator
-) -> None:
-    """Frame a share of the sequences in place as RoBERTa frames the two texts of a task,
-    `<s> A </s></s> B </s>`, cut after an end of a sentence; the last two tokens of B fall out.
-
-    Where a small model first meets `</s></s>` in fine-tuning, thousands of examples are too few to
-    learn reading across it. A sequence without an end in its middle stays one text."""
-    for row in (tokens[index] for index in np.flatnonzero(generator.random(len(tokens)) < share)):
-        middle = 1 + len(row) // 8, len(row) - 1 - len(row) // 8
-        cuts = middle[0] + np.flatnonzero(np.isin(row[slice(*middle)], ends))
-        if len(cuts):
-            second = generator.choice(cuts) + 1
-            row[second + 2 : -1] = row[second:-3].copy()
-            row[second : second + 2] = 2  # </s>
 
 
 def mask(

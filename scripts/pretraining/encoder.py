@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from pretraining.corpus import LENGTH, MASKING, mask
@@ -31,6 +33,22 @@ def mini_config(vocab_size: int, layers: int = LAYERS) -> RobertaConfig:
         pad_token_id=1,
         eos_token_id=2,
     )
+
+
+class PairedMaskedLM(RobertaForMaskedLM):
+    """A RoBERTa with a second head, which says from `<s>` whether the second text of a pair follows
+    the first; it is no part of the model that is written."""
+
+    def __init__(self, config: RobertaConfig) -> None:
+        super().__init__(config)
+        self.pair_head = nn.Linear(config.hidden_size, 1)
+        self._init_weights(self.pair_head)
+
+    def without_pair_head(self) -> RobertaForMaskedLM:
+        plain = RobertaForMaskedLM(self.config)
+        state = self.state_dict()
+        plain.load_state_dict({k: v for k, v in state.items() if not k.startswith("pair_head.")})
+        return plain
 
 
 @torch.no_grad()
@@ -90,9 +108,34 @@ def masked_loss(
     model: RobertaForMaskedLM, tokens: torch.Tensor, inputs: torch.Tensor, chosen: torch.Tensor
 ) -> torch.Tensor:
     """Cross-entropy of the chosen positions; logits are computed for these alone."""
-    hidden = model.roberta(inputs).last_hidden_state.flatten(0, 1)[chosen]  # (count, 192)
-    return torch.nn.functional.cross_entropy(
-        model.lm_head(hidden).float(), tokens.flatten()[chosen]
+    return _masked_loss(model, model.roberta(inputs).last_hidden_state, tokens, chosen)
+
+
+def _masked_loss(
+    model: RobertaForMaskedLM, hidden: torch.Tensor, tokens: torch.Tensor, chosen: torch.Tensor
+) -> torch.Tensor:
+    hidden = hidden.flatten(0, 1)[chosen]  # (count, 192)
+    return functional.cross_entropy(model.lm_head(hidden).float(), tokens.flatten()[chosen])
+
+
+def losses(
+    model: PairedMaskedLM,
+    tokens: torch.Tensor,
+    follows: torch.Tensor,
+    inputs: torch.Tensor,
+    chosen: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The masked loss, and the binary cross-entropy of whether B follows A, over the sequences that
+    are pairs (Devlin et al. 2019); 0 where none is."""
+    hidden = model.roberta(inputs).last_hidden_state  # (sequences, 128, 192)
+    logits = model.pair_head(hidden[:, 0]).squeeze(-1).float()
+    of_each = functional.binary_cross_entropy_with_logits(
+        logits, follows.clamp(min=0).float(), reduction="none"
+    )
+    pairs = (follows >= 0).float()
+    return (
+        _masked_loss(model, hidden, tokens, chosen),
+        (of_each * pairs).sum() / pairs.sum().clamp(min=1),
     )
 
 
