@@ -328,6 +328,16 @@ def test_wrong_arguments_end_at_the_door(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_checkpoint_of_another_version_is_refused(pretrain, tmp_path):
+    from safetensors.torch import save_file
+
+    (tmp_path / "work").mkdir()
+    path = tmp_path / "work" / "checkpoint.safetensors"
+    save_file({"weight.x": torch.zeros(1)}, path, metadata={"progress": '{"step": 1, "depth": 12}'})
+    with pytest.raises(SystemExit, match="was made by another version; move it away"):
+        pretrain(tmp_path, "--tokens", "1e6")
+
+
 def test_a_corpus_too_small_is_refused(corpus, tmp_path):
     np.zeros(1000, dtype=np.uint16).tofile(tmp_path / "tokens.uint16")
     with pytest.raises(SystemExit, match="the corpus has 1000 tokens; at least 258048 are needed"):

@@ -3,6 +3,7 @@ them, in one safetensors file."""
 
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -61,7 +62,11 @@ def save_checkpoint(
 def read_progress(path: Path) -> Progress:
     with safe_open(path, "pt") as file:
         found = json.loads(file.metadata()["progress"])
-    return Progress(**found | {"stretches": tuple(Stretch(**each) for each in found["stretches"])})
+    try:
+        stretches = tuple(Stretch(**each) for each in found["stretches"])
+        return Progress(**found | {"stretches": stretches})
+    except (KeyError, TypeError):
+        sys.exit(f"pretrain_mini: {path} was made by another version; move it away to start anew")
 
 
 def load_checkpoint(path: Path, model: RobertaForMaskedLM, optimizer: torch.optim.AdamW) -> None:
