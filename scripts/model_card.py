@@ -86,20 +86,23 @@ under the same licence. The code that made them is under this repository's Apach
 def stretches(facts: dict[str, Any]) -> str:
     """A Markdown table of the parts of the training, each with the tokens that it saw."""
     lines = [
-        "| tokens | layers | pairs | foreign | peak rate | budget of its schedule | hardware |"
+        "| tokens | layers | pairs | restated | foreign | peak rate | budget of its schedule | hardware |"
     ]
-    lines += ["|---:|---:|---:|---:|---:|---|---|"]
+    lines += ["|---:|---:|---:|---:|---:|---:|---|---|"]
     ends = [each["from_step"] for each in facts["stretches"][1:]] + [facts["steps"]]
     for each, end in zip(facts["stretches"], ends, strict=True):
         steps = end - each["from_step"]
         tokens = steps * facts["sequences_per_step"] * facts["sequence_length"] / 1e6
         lines.append(
-            f"| {tokens:.1f}M | {each['depth']} | {each['pairs']:.0%} | {each['foreign']:.0%} | "
+            f"| {tokens:.1f}M | {each['depth']} | {each['pairs']:.0%} | "
+            f"{each['restated']:.0%} | {each['foreign']:.0%} | "
             f"{each['learning_rate']:g} | {each['budget']} | {each['hardware']} |"
         )
     notes = [
-        "`pairs`: of the sequences, framed as `<s> A </s></s> B </s>`; `foreign`: of the pairs, with B from",
-        "elsewhere in the corpus, which a second head learnt to tell from `<s>` (as in BERT; it is not kept).",
+        "`pairs`: of the sequences, framed as `<s> A </s></s> B </s>`; `restated`, `foreign`: of the pairs, with",
+        "B drawn from A itself or from elsewhere in the corpus, else B follows A. A second head, which is not",
+        "kept, learnt from `<s>` how much of B is from where; where some restate, half of the second texts are of",
+        "several sources and half have up to 40 % of their tokens dropped.",
     ]
     return "\n".join([*lines, "", *notes])
 

@@ -181,12 +181,17 @@ def train(given: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, tokens_
 
     def stretch(step: int) -> Stretch:
         return Stretch(
-            step, model.config.num_hidden_layers, given.pairs, given.foreign, given.lr,
-            budget(given), processes.hardware(given.threads),
+            step, model.config.num_hidden_layers, given.pairs, given.restated, given.foreign,
+            given.lr, budget(given), processes.hardware(given.threads),
         )  # fmt: skip
 
     sequences = Sequences(
-        tokens_file, given.seed, given.pairs, given.foreign, sentence_ends(tokenizer)
+        tokens_file,
+        given.seed,
+        given.pairs,
+        given.restated,
+        given.foreign,
+        sentence_ends(tokenizer),
     )
     own = given.sequences // processes.count
     mine = slice(processes.rank * own, (processes.rank + 1) * own)
@@ -195,9 +200,9 @@ def train(given: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, tokens_
         signal.signal(number, lambda received, _frame: stopped.append(received))
 
     def batch(step: int) -> tuple[torch.Tensor, ...]:
-        tokens, follows = (part[mine] for part in sequences.batch(step, given.sequences))
+        tokens, shares = (part[mine] for part in sequences.batch(step, given.sequences))
         generator = torch.Generator().manual_seed(hash((given.seed, step, processes.rank)) % 2**63)
-        return tokens, follows, *mask(tokens, vocab_size, generator)
+        return tokens, shares, *mask(tokens, vocab_size, generator)
 
     if given.compile:  # before the clock: it takes a good part of a budget of minutes
         with torch.autocast(device.type, torch.bfloat16):

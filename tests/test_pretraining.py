@@ -115,18 +115,18 @@ def test_pairs_are_cut_at_an_end_and_their_second_text_follows_or_is_from_elsewh
     flat[: cuttable * 126 : 25] = end  # the last hundred rows have none
     flat.astype(np.uint16).tofile(tmp_path / "tokens.uint16")
     plain, none = corpus.Sequences(tmp_path / "tokens.uint16", 3).batch(0, rows - 8)
-    assert (none == -1).all()
-    made = corpus.Sequences(tmp_path / "tokens.uint16", 3, 0.5, 0.25, np.array([end]))
-    tokens, follows = made.batch(0, rows - 8)
+    assert (none == 0).all()
+    made = corpus.Sequences(tmp_path / "tokens.uint16", 3, 0.5, 0.0, 0.25, np.array([end]))
+    tokens, shares = made.batch(0, rows - 8)
 
-    single = follows == -1
+    single = shares.sum(1) == 0
     assert torch.equal(tokens[single], plain[single])
     with_ends = (plain == end).any(1)
     assert single[~with_ends].all()
     assert abs((~single[with_ends]).float().mean() - 0.5) < 0.15
-    assert abs((follows[~single] == 0).float().mean() - 0.25) < 0.15
-    for row, before, label in zip(
-        tokens[~single].numpy(), plain[~single].numpy(), follows[~single].tolist(), strict=True
+    assert abs(shares[~single, 2].mean() - 0.25) < 0.15
+    for row, before, share in zip(
+        tokens[~single].numpy(), plain[~single].numpy(), shares[~single].tolist(), strict=True
     ):
         first, second, last = np.flatnonzero(row == 2)
         assert (second, last) == (first + 1, 127)
@@ -136,7 +136,42 @@ def test_pairs_are_cut_at_an_end_and_their_second_text_follows_or_is_from_elsewh
         start = following[0] - 8  # its place in the corpus
         np.testing.assert_array_equal(following, flat[start : start + len(following)])
         assert flat[start - 1] == end and start + len(following) < (rows - 8) * 126
-        assert (following[0] == before[first]) == (label == 1)
+        assert share == ([0, 1, 0] if following[0] == before[first] else [0, 0, 1])
+
+
+def test_second_texts_that_restate_are_of_the_first_and_the_shares_count_their_sources(
+    corpus, tmp_path, monkeypatch
+):
+    """Every token of the corpus is its own place, so that it says where it is from."""
+    monkeypatch.setattr(corpus.Sequences, "HELD_OUT", 8)
+    rows = 500
+    flat = (np.arange(rows * 126) + 8).astype(np.uint16)
+    flat.tofile(tmp_path / "tokens.uint16")
+    ends = flat[::9]
+    plain, _ = corpus.Sequences(tmp_path / "tokens.uint16", 3).batch(0, rows - 8)
+    made = corpus.Sequences(tmp_path / "tokens.uint16", 3, 1.0, 0.5, 0.2, ends)
+    tokens, shares = made.batch(0, rows - 8)
+    torch.testing.assert_close(shares.sum(1), torch.ones(rows - 8))
+    whole = (shares == 1).any(1)
+    assert abs(whole.float().mean() - 0.5) < 0.15  # of one source
+    as_counted, dropped = [], []
+    for row, before, share in zip(tokens.numpy(), plain.numpy(), shares.numpy(), strict=True):
+        first, second, last = np.flatnonzero(row == 2)
+        assert (second, last) == (first + 1, 127)
+        np.testing.assert_array_equal(row[:first], before[:first])
+        text = row[second + 1 : last]
+        restated = np.isin(text, before[1:first])
+        following = np.isin(text, before[first:-1])
+        counted = np.array([restated.sum(), following.sum(), (~restated & ~following).sum()])
+        once = len(np.unique(text)) == len(text)
+        as_counted.append(once and np.allclose(share, counted / len(text), atol=1e-6))
+        if share[2] == 1:
+            span = int(text[-1]) - int(text[0]) + 1
+            dropped.append(1 - len(text) / span)
+            assert len(text) < span or text[0] - 1 in ends
+    assert np.mean(as_counted) > 0.98  # elsewhere may by chance be here
+    assert len(dropped) > 20 and 0.3 < (np.array(dropped) == 0).mean() < 0.75
+    assert 0.2 < max(dropped) < corpus.DROPPED + 0.02
 
 
 def test_the_ends_of_sentences_are_tokens_of_the_tokenizer(corpus):
@@ -181,13 +216,13 @@ def test_the_loss_of_pairs_is_that_of_the_pairs_alone_and_the_masked_loss_stays(
     tokens = torch.randint(5, VOCABULARY, (4, 128))
     tokens[:, 0] = 0
     inputs, chosen = corpus.mask(tokens, VOCABULARY, torch.Generator().manual_seed(1))
-    follows = torch.tensor([1, -1, 0, 1])
-    masked, pairs = encoder.losses(model, tokens, follows, inputs, chosen)
+    shares = torch.tensor([[0.25, 0.75, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0]])
+    masked, pairs = encoder.losses(model, tokens, shares, inputs, chosen)
     torch.testing.assert_close(masked, encoder.masked_loss(model, tokens, inputs, chosen))
-    share = torch.sigmoid(model.pair_head(model.roberta(inputs).last_hidden_state[:, 0]))[:, 0]
-    expected = -(share[0].log() + (1 - share[2]).log() + share[3].log()) / 3
+    log = torch.log_softmax(model.pair_head(model.roberta(inputs).last_hidden_state[:, 0]), -1)
+    expected = -(0.25 * log[0, 0] + 0.75 * log[0, 1] + log[2, 2] + log[3, 1]) / 3
     torch.testing.assert_close(pairs, expected)
-    _, without = encoder.losses(model, tokens, torch.full((4,), -1), inputs, chosen)
+    _, without = encoder.losses(model, tokens, torch.zeros(4, 3), inputs, chosen)
     assert without.item() == 0
     plain = model.without_pair_head()
     assert not any("pair_head" in name for name in plain.state_dict())
@@ -314,6 +349,10 @@ def test_the_written_model_and_tokenizer_load_and_its_loss_is_the_files(
         (["--tokens", "1e6", "--corpus", "nowhere"], "--corpus nowhere does not exist"),
         (["--tokens", "1e6", "--pairs", "1.5"], "--pairs 1.5 must be a share, from 0 to 1"),
         (["--tokens", "1e6", "--foreign", "-1"], "--foreign -1.0 must be a share, from 0 to 1"),
+        (
+            ["--tokens", "1e6", "--restated", "0.8"],
+            "--restated 0.8 and --foreign 0.3 must sum to 1",
+        ),
         (["--tokens", "1e6", "--sequences", "7"], "--sequences 7 must be a multiple of the 2 proc"),
     ],
 )

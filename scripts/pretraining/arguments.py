@@ -49,10 +49,13 @@ def arguments(description: str | None) -> argparse.Namespace:
         help="share of sequences framed as a pair, <s> A </s></s> B </s>",
     )
     parser.add_argument(
-        "--foreign",
+        "--restated",
         type=float,
-        default=0.5,
-        help="share of pairs with B from elsewhere; <s> learns to tell them",
+        default=0.4,
+        help="share of pairs whose B restates A; <s> learns how much of B is from where",
+    )
+    parser.add_argument(
+        "--foreign", type=float, default=0.3, help="share of pairs whose B is from elsewhere"
     )
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
@@ -77,9 +80,13 @@ def arguments(description: str | None) -> argparse.Namespace:
         parser.error(f"--depths {given.depths}: each must be twice the last, and the last {LAYERS}")
     if len(given.shares) != len(given.depths) or abs(sum(given.shares) - 1) > 1e-6:
         parser.error(f"--shares {given.shares} must be one for each depth and sum to 1")
-    for name, share in (("pairs", given.pairs), ("foreign", given.foreign)):
-        if not 0 <= share <= 1:
+    for name in ("pairs", "restated", "foreign"):
+        if not 0 <= (share := getattr(given, name)) <= 1:
             parser.error(f"--{name} {share} must be a share, from 0 to 1")
+    if given.restated + given.foreign > 1:
+        parser.error(
+            f"--restated {given.restated} and --foreign {given.foreign} must sum to 1 at most"
+        )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     checkpoint = given.work / CHECKPOINT
     if given.sequences is None and checkpoint.exists():

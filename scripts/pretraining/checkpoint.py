@@ -22,7 +22,8 @@ class Stretch:
     from_step: int
     depth: int
     pairs: float  # share of sequences framed as pairs
-    foreign: float  # share of these with the second text from elsewhere
+    restated: float  # share of second texts drawn from the first
+    foreign: float  # share of second texts drawn from elsewhere
     learning_rate: float  # its peak
     budget: str  # that the schedule was drawn over
     hardware: str

@@ -17,6 +17,10 @@ SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the first four h
 LENGTH = 128
 # share of positions to predict: 80 % become <mask>, 10 % a random token (Devlin et al. 2019)
 MASKING = 0.2
+SOURCES = ("restated", "following", "foreign")  # of a second text: see Sequences
+SPLIT = 0.5  # share of second texts in two parts
+NOISY = 0.5  # share of second texts with tokens dropped
+DROPPED = 0.4  # of a noisy one's tokens, at most
 SENTENCE_ENDS = [".", "?", "!", '."', ".)", "Ċ"]  # as byte-level tokens; the last is a line break
 
 
@@ -103,11 +107,13 @@ def sentence_ends(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
 
 class Sequences:
     """Sequences of 128 tokens, `<s>` + 126 tokens of running text + `</s>`; the last 1,024 are held
-    out. A share `pairs` of those trained on is framed as a pair, `<s> A </s></s> B </s>`; of these
-    a share `foreign` has its B from elsewhere in the corpus.
+    out. A share `pairs` of those trained on is framed as a pair, `<s> A </s></s> B </s>`.
 
-    Where a small model first meets pairs in fine-tuning, thousands of examples are too few to learn
-    what `<s>` can take from both texts."""
+    B restates A, comes from elsewhere in the corpus or follows A: drawn by the shares `restated`,
+    `foreign` and the rest. `<s>` learns how much of B is from where; a small model that first meets
+    pairs in fine-tuning has too few examples there to learn what it can take from both texts. Where
+    some restate, half of all second texts are of parts with a source each, and half have tokens
+    dropped: neither gives a restatement away. Where none does, this is BERT's next sentence."""
 
     HELD_OUT = 1024
 
@@ -116,10 +122,12 @@ class Sequences:
         path: Path,
         seed: int,
         pairs: float = 0.0,
+        restated: float = 0.0,
         foreign: float = 0.0,
         ends: np.ndarray | None = None,
     ) -> None:
-        self.pairs, self.foreign = pairs, foreign
+        self.pairs = pairs
+        self.sources = np.array([restated, 1 - restated - foreign, foreign])
         self.ends = np.empty(0) if ends is None else ends
         content = LENGTH - 2
         flat = np.memmap(path, dtype=np.uint16, mode="r")
@@ -141,7 +149,7 @@ class Sequences:
 
     def batch(self, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The sequences of one step, a fresh permutation every epoch, the same on every process;
-        and of each whether B follows A: 1 or 0, -1 where it is one text."""
+        and of each the share of B's tokens by source, (size, 3), zeros where it is one text."""
         positions = np.arange(step * size, (step + 1) * size)
         rows = np.empty(size, dtype=np.int64)
         for epoch in np.unique(positions // self.trained):
@@ -150,30 +158,42 @@ class Sequences:
                 generator = np.random.default_rng((self.seed, int(epoch)))
                 self.epoch, self.order = int(epoch), generator.permutation(self.trained)
             rows[chosen] = self.order[positions[chosen] % self.trained]
-        tokens, follows = self.framed(rows), torch.full((size,), -1)
+        tokens, shares = self.framed(rows), torch.zeros(size, len(SOURCES))
         generator = np.random.default_rng((self.seed, step))
         for place in np.flatnonzero(generator.random(size) < self.pairs):
-            follows[place] = self.frame_pair(tokens[place].numpy(), generator)
-        return tokens, follows
+            self.frame_pair(tokens[place].numpy(), shares[place].numpy(), generator)
+        return tokens, shares
 
-    def frame_pair(self, row: np.ndarray, generator: np.random.Generator) -> int:
-        """Frame one sequence in place as RoBERTa frames the two texts of a task, cut after an end
-        of a sentence, and say whether B follows A; -1, and no change, where its middle has no
-        end."""
+    def frame_pair(
+        self, row: np.ndarray, shares: np.ndarray, generator: np.random.Generator
+    ) -> None:
+        """Frame one sequence in place as RoBERTa frames the two texts of a task, A cut after an end
+        of a sentence, and fill in B's shares; no change where its middle has no end."""
+        index = int(generator.integers(self.trained - 1))
+        elsewhere = self.rows[index : index + 2].reshape(-1)  # one running text
+        start = self.cut(elsewhere[: LENGTH - 2], generator)
         second = self.cut(row, generator)
-        if second is None:
-            return -1
-        following = row[second:-3].copy()  # the last two tokens fall out
-        if foreign := generator.random() < self.foreign:
-            index = int(generator.integers(self.trained - 1))
-            elsewhere = self.rows[index : index + 2].reshape(-1)  # one running text
-            start = self.cut(elsewhere[: LENGTH - 2], generator)
-            if start is None:
-                return -1
-            following = elsewhere[start : start + len(following)]
+        if start is None or second is None:
+            return
+        first, following = row[1:second].copy(), row[second:-1].copy()
+        around = np.roll(first, int(generator.integers(len(first))))  # from any of its tokens on
+        texts = around, following, elsewhere[start : start + LENGTH - 2]
         row[second : second + 2] = 2  # </s>
-        row[second + 2 : -1] = following
-        return int(not foreign)
+        place, end = second + 2, LENGTH - 1
+        part, dropped = end, 0.0
+        if self.sources[0] and generator.random() < NOISY:
+            dropped = DROPPED * generator.random()
+        if self.sources[0] and generator.random() < SPLIT:
+            part = int(generator.integers(1, end - place))
+        # a weighted order without replacement; any two of the three texts fill B
+        order = np.argsort(generator.exponential(size=3) / np.maximum(self.sources, 1e-9))
+        for source in order:
+            if place == end:
+                break
+            size = min(part, end - place, len(texts[source]))
+            row[place : place + size] = excerpt(texts[source], size, dropped, generator)
+            shares[source] = size / (end - second - 2)
+            place, part = place + size, end
 
     def cut(self, row: np.ndarray, generator: np.random.Generator) -> int | None:
         """A place after an end of a sentence in the middle three quarters, drawn; None where there
@@ -184,6 +204,15 @@ class Sequences:
 
     def held_out(self) -> torch.Tensor:
         return self.framed(np.arange(self.trained, len(self.rows)))
+
+
+def excerpt(
+    text: np.ndarray, size: int, dropped: float, generator: np.random.Generator
+) -> np.ndarray:
+    """`size` tokens of a text's beginning in their order, between which a share `dropped` falls
+    out, as far as the text has more."""
+    width = min(len(text), round(size / (1 - dropped)))
+    return text[np.sort(generator.choice(width, size, replace=False))]
 
 
 def mask(

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from pretraining.corpus import LENGTH, MASKING, mask
+from pretraining.corpus import LENGTH, MASKING, SOURCES, mask
 
 LAYERS = 12
 
@@ -36,12 +36,12 @@ def mini_config(vocab_size: int, layers: int = LAYERS) -> RobertaConfig:
 
 
 class PairedMaskedLM(RobertaForMaskedLM):
-    """A RoBERTa with a second head, which says from `<s>` whether the second text of a pair follows
-    the first; it is no part of the model that is written."""
+    """A RoBERTa with a second head, which says from `<s>` how much of a pair's second text restates
+    the first, follows it or is foreign to it; it is no part of the model that is written."""
 
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__(config)
-        self.pair_head = nn.Linear(config.hidden_size, 1)
+        self.pair_head = nn.Linear(config.hidden_size, len(SOURCES))
         self._init_weights(self.pair_head)
 
     def without_pair_head(self) -> RobertaForMaskedLM:
@@ -121,21 +121,18 @@ def _masked_loss(
 def losses(
     model: PairedMaskedLM,
     tokens: torch.Tensor,
-    follows: torch.Tensor,
+    shares: torch.Tensor,
     inputs: torch.Tensor,
     chosen: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The masked loss, and the binary cross-entropy of whether B follows A, over the sequences that
-    are pairs (Devlin et al. 2019); 0 where none is."""
+    """The masked loss, and the cross-entropy of the shares of B's sources, (sequences, 3), over the
+    sequences that are pairs; 0 where none is."""
     hidden = model.roberta(inputs).last_hidden_state  # (sequences, 128, 192)
-    logits = model.pair_head(hidden[:, 0]).squeeze(-1).float()
-    of_each = functional.binary_cross_entropy_with_logits(
-        logits, follows.clamp(min=0).float(), reduction="none"
-    )
-    pairs = (follows >= 0).float()
+    logits = model.pair_head(hidden[:, 0]).float()
+    pairs = shares.sum()  # those of a pair sum to 1
     return (
         _masked_loss(model, hidden, tokens, chosen),
-        (of_each * pairs).sum() / pairs.sum().clamp(min=1),
+        -(shares * logits.log_softmax(-1)).sum() / pairs.clamp(min=1),
     )
 
 
