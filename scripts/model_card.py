@@ -123,7 +123,7 @@ def evidence(runs: pd.DataFrame) -> str:
         lines.append(
             f"| {NAMES[task]} | {metric} | {spread(trained)} | {spread(drawn)} | "
             f"{f'{difference:+.1f}' if known else '-'} | "
-            f"{f'{difference / sd:.1f}' if known and sd else '-'} | {len(trained)}, {len(drawn)} |"
+            f"{f'{difference / sd:.2f}' if known and sd else '-'} | {len(trained)}, {len(drawn)} |"
         )
     return "\n".join([*lines, "", "`in sd`: over the larger of the two standard deviations."])
 
