@@ -128,9 +128,11 @@ class Sequences:
     ) -> None:
         self.pairs = pairs
         self.sources = np.array([restated, 1 - restated - foreign, foreign])
-        self.ends = np.empty(0) if ends is None else ends
+        self.is_end = np.zeros(2**16, dtype=bool)  # a token's id to whether a text may end there
+        if ends is not None:
+            self.is_end[ends] = True
         content = LENGTH - 2
-        flat = np.memmap(path, dtype=np.uint16, mode="r")
+        flat = np.memmap(path, dtype=np.uint16, mode="r").view(np.ndarray)
         self.rows = flat[: len(flat) // content * content].reshape(-1, content)
         if len(self.rows) < 2 * self.HELD_OUT:
             sys.exit(
@@ -176,7 +178,8 @@ class Sequences:
         if start is None or second is None:
             return
         first, following = row[1:second].copy(), row[second:-1].copy()
-        around = np.roll(first, int(generator.integers(len(first))))  # from any of its tokens on
+        turn = int(generator.integers(len(first)))
+        around = np.concatenate((first[-turn:], first[:-turn]))  # from any of its tokens on
         texts = around, following, elsewhere[start : start + LENGTH - 2]
         row[second : second + 2] = 2  # </s>
         place, end = second + 2, LENGTH - 1
@@ -199,7 +202,7 @@ class Sequences:
         """A place after an end of a sentence in the middle three quarters, drawn; None where there
         is none."""
         eighth = LENGTH // 8
-        places = eighth + 1 + np.flatnonzero(np.isin(row[eighth : LENGTH - eighth], self.ends))
+        places = eighth + 1 + np.flatnonzero(self.is_end[row[eighth : LENGTH - eighth]])
         return int(generator.choice(places)) if len(places) else None
 
     def held_out(self) -> torch.Tensor:
