@@ -226,7 +226,7 @@ def learning_curves(records: Records, suite: str, model: str, looks: Looks) -> D
                     method = chosen["method"].iloc[0]
                     _curve(axis, chosen, name, looks.line(method, _variant(data, method, name)))
             axis.set(title=NAMES[task], xlabel="epoch", ylabel="dev score, per cent")
-            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         for axis in axes[len(tasks) :]:
             axis.remove()
         meaning = "thin: every seed; marked: mean over seeds"
