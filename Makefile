@@ -106,7 +106,7 @@ pretrain-mini: $(STAMP) ## pre-train the mini RoBERTa on CORPUS=<file or folder>
 	$(PY) scripts/pretrain_mini.py --corpus "$(CORPUS)" --minutes $(MINUTES) $(OPTIONS)
 
 # Only what was given is passed on: every default lives in the script's own config.
-reproduce-glue: $(STAMP) ## the paper's tables and figures; SUITE LAUNCHER=slurm SLURM YES SEEDS GLUE_DIR MODEL_DIR METHODS (mini: minutes, paper: GPU hours)
+reproduce-glue: $(STAMP) ## the paper's tables and figures; SUITE LAUNCHER=slurm SLURM YES SEEDS GLUE_DIR MODEL_DIR METHODS TASKS WORKERS (mini: minutes, paper: GPU hours)
 	@$(PY) scripts/reproduce.py \
 		$(if $(SUITE),"suite=$(SUITE)") \
 		$(if $(LAUNCHER),"launcher=$(LAUNCHER)") \
@@ -114,6 +114,8 @@ reproduce-glue: $(STAMP) ## the paper's tables and figures; SUITE LAUNCHER=slurm
 		$(if $(GLUE_DIR),"glue_dir=$(GLUE_DIR)") \
 		$(if $(MODEL_DIR),"model_dir=$(MODEL_DIR)") \
 		$(if $(METHODS),"methods=$(METHODS)") \
+		$(if $(TASKS),"tasks=$(TASKS)") \
+		$(if $(WORKERS),"workers=$(WORKERS)") \
 		$(if $(SLURM),"slurm=$(SLURM)") \
 		$(if $(YES),"yes=$(YES)")
 
