@@ -143,3 +143,17 @@ def test_no_file_mentions_a_path_of_a_machine():
             continue
         mentions += [f"{name}: {match[0]}" for match in MACHINE_PATH.finditer(text)]
     assert not mentions
+
+
+def test_make_hands_on_every_option_of_reproduce_that_its_help_names():
+    named = re.search(r"^reproduce-glue:.*?## [^;]*;(.*)\(", MAKEFILE, flags=re.MULTILINE)
+    assert named, "the target has no help of the form `what it does; OPTIONS (minutes)`"
+    options = re.findall(r"\b[A-Z]+(?:_[A-Z]+)?\b", named[1])
+    assert {"SUITE", "METHODS", "TASKS", "WORKERS"} <= set(options)
+    given = [f"{option}=given-{option}" for option in options]
+    shown = subprocess.run(
+        ["make", "-n", "-C", ROOT, "reproduce-glue", *given],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for option in options:
+        assert f'"{option.lower()}=given-{option}"' in shown
