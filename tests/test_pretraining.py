@@ -154,7 +154,7 @@ def test_second_texts_that_restate_are_of_the_first_and_the_shares_count_their_s
     torch.testing.assert_close(shares.sum(1), torch.ones(rows - 8))
     whole = (shares == 1).any(1)
     assert abs(whole.float().mean() - 0.5) < 0.15  # of one source
-    as_counted, dropped = [], []
+    as_counted, turned, dropped = [], [], []
     for row, before, share in zip(tokens.numpy(), plain.numpy(), shares.numpy(), strict=True):
         first, second, last = np.flatnonzero(row == 2)
         assert (second, last) == (first + 1, 127)
@@ -165,11 +165,18 @@ def test_second_texts_that_restate_are_of_the_first_and_the_shares_count_their_s
         counted = np.array([restated.sum(), following.sum(), (~restated & ~following).sum()])
         once = len(np.unique(text)) == len(text)
         as_counted.append(once and np.allclose(share, counted / len(text), atol=1e-6))
+        places = text.astype(int)
+        if share[0] == 1:  # A from any of its tokens on, then from its first: one step back at most
+            assert (np.diff(places) < 0).sum() <= 1
+            turned.append((np.diff(places) < 0).any())
+        if share[1] == 1 and places[-1] - places[0] + 1 == len(text):
+            assert text[0] in before[first : first + 3]  # two tokens fall out
         if share[2] == 1:
             span = int(text[-1]) - int(text[0]) + 1
             dropped.append(1 - len(text) / span)
             assert len(text) < span or text[0] - 1 in ends
     assert np.mean(as_counted) > 0.98  # elsewhere may by chance be here
+    assert any(turned) and not all(turned)
     assert len(dropped) > 20 and 0.3 < (np.array(dropped) == 0).mean() < 0.75
     assert 0.2 < max(dropped) < corpus.DROPPED + 0.02
 

@@ -184,10 +184,11 @@ class Sequences:
         row[second : second + 2] = 2  # </s>
         place, end = second + 2, LENGTH - 1
         part, dropped = end, 0.0
-        if self.sources[0] and generator.random() < NOISY:
-            dropped = DROPPED * generator.random()
-        if self.sources[0] and generator.random() < SPLIT:
-            part = int(generator.integers(1, end - place))
+        if self.sources[0]:
+            if generator.random() < NOISY:
+                dropped = DROPPED * generator.random()
+            if generator.random() < SPLIT:
+                part = int(generator.integers(1, end - place))
         # a weighted order without replacement; any two of the three texts fill B
         order = np.argsort(generator.exponential(size=3) / np.maximum(self.sources, 1e-9))
         for source in order:
