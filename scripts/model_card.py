@@ -71,7 +71,7 @@ of the first stage. What this model says of structure across layers it says of i
 Full fine-tuning on real GLUE from these weights and from random ones of the same architecture, same
 recipe and seeds, {epochs} epochs of {rows} examples a step, at most {steps_each} steps
 (`python scripts/train.py -m experiment=learnt data=local data.dir=GLUE`); best epoch on dev, mean and
-standard deviation over n seeds, times 100:
+standard deviation over n seeds, times 100. Rate and epochs were chosen on dev, with earlier weights (`results/LOG.md`):
 
 {evidence}
 
