@@ -104,8 +104,9 @@ def compute(
                 regression=config.task.regression,
                 settings=settings,
                 seeds=seeds,
-                first_position=models.first_position(model),
-                pad=tokenizer.pad_token_id,
+                layout=models.layout_of(
+                    model, tokenizer.pad_token_id, settings.batching, settings.device
+                ),
                 checkpoint=folder.checkpoint,
                 identity=run_id,
                 observe=observe,

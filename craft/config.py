@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from craft.errors import InputError, first_line
+from craft.glue.batches import BATCHINGS
 from craft.glue.tasks import Task
 from craft.vertical import REFERENCES
 
@@ -50,7 +51,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _one_of("train.precision", self.precision, ("fp32", "bf16", "fp16"))
-        _one_of("train.batching", self.batching, ("packed", "padded"))
+        _one_of("train.batching", self.batching, BATCHINGS)
         for name in ("tf32", "auto_accumulate", "compile", "save_adapter"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"train.{name} must be true or false, not {getattr(self, name)!r}")

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from craft.errors import InputError, first_line
-from craft.glue.batches import Tokens
+from craft.glue.batches import Layout, Tokens
 from craft.glue.tasks import Task
 from craft.storage import sha256
 from craft.targets import peft_config_class
@@ -241,6 +241,12 @@ def trained(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Par
         if parameter.requires_grad:
             (head if name.startswith(prefixes) else adapter)[name] = parameter
     return adapter, head
+
+
+def layout_of(model: nn.Module, pad: int, batching: str, device: str) -> Layout:
+    """How a model is given its batches."""
+    width: int = model.config.hidden_size  # type: ignore[union-attr]
+    return Layout.of(batching, first_position(model), pad, width, torch.device(device).type)
 
 
 def first_position(model: nn.Module) -> int:

@@ -7,7 +7,7 @@ and a `packing` argument; attention runs within each sequence, and the encoder's
 the first token of each, which is all that a classifier reads."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,7 +21,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from craft.errors import InputError
 
 NAME = "packed"
-REFUSED = "{} cannot read packed batches; use train.batching=padded"
+REFUSED = "{} cannot read packed batches; use train.batching=grouped"
+
+
+def runs_of(lengths: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """(length, number of consecutive sequences of that length), in order."""
+    groups = np.split(lengths, np.flatnonzero(np.diff(lengths)) + 1)
+    return tuple((int(group[0]), len(group)) for group in groups)
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,7 @@ class Packing:
         so that no batch waits for the device."""
         edges = [np.concatenate([[0], np.cumsum(batch)]).astype(np.int32) for batch in lengths]
         views = torch.from_numpy(np.concatenate(edges)).to(device).split([len(e) for e in edges])
-        found = []
-        for batch, view in zip(lengths, views, strict=True):
-            groups = np.split(batch, np.flatnonzero(np.diff(batch)) + 1)
-            found.append(cls(tuple((int(g[0]), len(g)) for g in groups), view))
-        return found
+        return [cls(runs_of(batch), view) for batch, view in zip(lengths, views, strict=True)]
 
     @property
     def starts(self) -> Tensor:
@@ -106,21 +108,21 @@ RECTANGLE = {"cpu": 35_000, "cuda": 2_000_000}
 
 
 def together(
-    runs: Sequence[tuple[int, int]], heads: int, price: int
+    runs: Sequence[tuple[int, int]], cost: Callable[[int, int], float]
 ) -> list[list[tuple[int, int]]]:
     """Cut (length, count) runs into consecutive groups, each padded to its longest sequence, at the
-    least cost.
+    least `cost(count, longest)` in all.
 
-    The cost of a group is price + heads count longest^2; the best cut of the first j runs is
-    the best one of the first i and the group of i to j, over all i < j."""
+    The best cut of the first j runs is the best one of the first i and the group of i to j, over
+    all i < j."""
     best, start = [0.0], [0]
     for j in range(1, len(runs) + 1):
         costs, count, longest = [], 0, 0
         for i in range(j - 1, -1, -1):
             count, longest = count + runs[i][1], max(longest, runs[i][0])
-            costs.append((best[i] + price + heads * count * longest**2, i))
-        cost, i = min(costs)
-        best.append(cost)
+            costs.append((best[i] + cost(count, longest), i))
+        least, i = min(costs)
+        best.append(least)
         start.append(i)
     groups, j = [], len(runs)
     while j:
@@ -140,7 +142,7 @@ def _rectangles(
     shapes, masks, rows, tokens = [], [], [], []
     first = place = 0
     price = RECTANGLE["cpu" if device.type == "cpu" else "cuda"]
-    for group in together(runs, heads, price):
+    for group in together(runs, lambda count, longest: price + heads * count * longest**2):
         lengths = np.repeat(*np.array(group).T)
         starts = first + np.cumsum(lengths) - lengths
         within = np.arange(lengths.max())

@@ -79,12 +79,12 @@ def logits_of(
     """Logits (rows, outputs) of the saved adapter on each split."""
     tokenizer = models.tokenizer_of(backbone)
     model = load_adapter(config, backbone)
-    position, pad = models.first_position(model), tokenizer.pad_token_id
-    length = config.train.max_length
+    settings, length = config.train, config.train.max_length
+    layout = models.layout_of(model, tokenizer.pad_token_id, settings.batching, settings.device)
     tokens = {n: encode(s, config.task, tokenizer, length) for n, s in splits.items()}
     models.check_vocabulary(model, tokens.values())
     with frozen_casts(model):
-        return {n: predict(model, t, config.train, position, pad) for n, t in tokens.items()}
+        return {n: predict(model, t, settings, layout) for n, t in tokens.items()}
 
 
 def evaluate(config: RunConfig) -> dict[str, float]:

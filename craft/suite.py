@@ -141,7 +141,8 @@ def calibrate(config: RunConfig, tokens: Tokens, precisions: Sequence[str]) -> R
         warnings.filterwarnings("ignore", message="ranks .* exceed the shape")
         model = models.attach(model, config.method, 0)
     model.to(config.train.device).train()
-    device, position = torch.device(config.train.device), models.first_position(model)
+    device = torch.device(config.train.device)
+    layout = models.layout_of(model, 0, "packed", config.train.device)
     before = torch.get_num_threads()
     torch.set_num_threads(config.train.threads)
     rates = []
@@ -151,7 +152,7 @@ def calibrate(config: RunConfig, tokens: Tokens, precisions: Sequence[str]) -> R
         rows = torch.arange(min(len(tokens), (WARM_UP + TIMED) * size)).numpy()
         seen, clock = 0, time.perf_counter()
         with frozen_casts(model):
-            for number, batch in enumerate(batches(tokens, rows, size, True, device, position, 0)):
+            for number, batch in enumerate(batches(tokens, rows, size, layout, device)):
                 if number == WARM_UP:
                     if device.type == "cuda":
                         torch.cuda.synchronize()

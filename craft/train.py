@@ -25,7 +25,7 @@ from craft import memory
 from craft.checkpoint import load_checkpoint, save_checkpoint
 from craft.config import TrainSettings
 from craft.errors import Interrupted
-from craft.glue.batches import Batch, Tokens, batches, order
+from craft.glue.batches import Batch, Layout, Tokens, batches, order
 from craft.models import trained
 from craft.optimization import autocast, learning_rate, loss_of, make_optimizer, steps_in
 
@@ -90,8 +90,7 @@ class Loop:
     regression: bool
     settings: TrainSettings
     seeds: Seeds
-    first_position: int
-    pad: int
+    layout: Layout
     checkpoint: Path
     identity: str
     observe: Callable[
@@ -102,17 +101,14 @@ class Loop:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, tokens: Tokens, settings: TrainSettings, first_position: int, pad: int
+    model: nn.Module, tokens: Tokens, settings: TrainSettings, layout: Layout
 ) -> np.ndarray:
     """Logits (rows, outputs) in float32, in the order of the rows; batches are formed by length."""
     model.eval()
     rows = np.argsort(tokens.lengths, kind="stable")
-    packed, device = settings.batching == "packed", torch.device(settings.device)
-    found = []
+    device, found = torch.device(settings.device), []
     with autocast(settings):
-        for batch in batches(
-            tokens, rows, settings.eval_batch_size, packed, device, first_position, pad
-        ):
+        for batch in batches(tokens, rows, settings.eval_batch_size, layout, device):
             found.append((batch.rows, model(**batch.inputs).logits.float()))
     logits = np.empty((len(tokens), found[0][1].shape[1]), np.float32)
     for chunk, values in found:
@@ -210,10 +206,7 @@ def _epoch(loop: Loop, progress: Progress, device: torch.device) -> Any:
     settings = loop.settings
     rows = order(len(loop.train), loop.seeds.order, progress.epoch)
     micro = settings.batch_size // settings.accumulate
-    packed = settings.batching == "packed"
-    return batches(
-        loop.train, rows, micro, packed, device, loop.first_position, loop.pad, skip=progress.batch
-    )
+    return batches(loop.train, rows, micro, loop.layout, device, skip=progress.batch)
 
 
 def _backward(
@@ -224,13 +217,15 @@ def _backward(
     scaler: Any,
     running: Tensor,
 ) -> bool:
-    """Forward and backward of one micro-batch; returns whether it is the last of its step."""
+    """Forward and backward of one part of a micro-batch; returns whether it is the last of its
+    step."""
     settings = loop.settings
     first = progress.batch // settings.accumulate * settings.batch_size
     rows = min(settings.batch_size, len(loop.train) - first)  # of the global batch
     micro = settings.batch_size // settings.accumulate
     count = math.ceil(rows / micro)
-    torch.manual_seed(hash((loop.seeds.step, progress.epoch, progress.batch)) % 2**63)
+    if batch.first:
+        torch.manual_seed(hash((loop.seeds.step, progress.epoch, progress.batch)) % 2**63)
     assert batch.labels is not None
     with autocast(settings):
         logits = model(**batch.inputs).logits
@@ -238,6 +233,8 @@ def _backward(
     scaler.scale(loss).backward()
     running += loss.detach()
     progress.tokens += batch.tokens
+    if not batch.last:
+        return False
     progress.batch += 1
     return (progress.batch - 1) % settings.accumulate == count - 1
 
@@ -270,7 +267,7 @@ def _evaluate(
     clock = time.perf_counter()
     try:
         found = {
-            split: predict(model, tokens, loop.settings, loop.first_position, loop.pad)
+            split: predict(model, tokens, loop.settings, loop.layout)
             for split, tokens in loop.dev.items()
         }
     except Exception as error:  # smaller micro-batches in training would not help

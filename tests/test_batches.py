@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_bench import CONFIGS, Bench, task_of
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -14,7 +16,7 @@ from craft import models, packing
 from craft.computation import prepare
 from craft.errors import InputError
 from craft.glue import sources
-from craft.glue.batches import batches, encode, order
+from craft.glue.batches import BATCHINGS, Layout, batches, encode, order
 from craft.glue.tasks import Split
 from craft.train import Seeds, fit, loss_of, predict
 
@@ -68,39 +70,40 @@ def prepared(bench, *more, **choices):
 
 
 @functools.cache
-def layout(folder):
-    """The first position and the padding id of the encoder in a folder."""
+def layout(folder, batching):
+    """How the encoder in a folder is given its batches; grouped ones are cut as often as pays where
+    a forward costs as much as one token of so small a model."""
     config = AutoConfig.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_config(config)
-    return models.first_position(model), config.pad_token_id
+    made = models.layout_of(model, config.pad_token_id, batching, "cpu")
+    return dataclasses.replace(made, price=1.0)
 
 
-def batches_of(bench, tokens, packed, rows=None, size=7, skip=0):
+def batches_of(bench, tokens, batching, rows=None, size=7, skip=0):
     rows = np.arange(len(tokens)) if rows is None else rows
-    first, pad = layout(bench.model)
-    return list(batches(tokens, rows, size, packed, CPU, first, pad, skip))
+    return list(batches(tokens, rows, size, layout(bench.model, batching), CPU, skip))
 
 
-def logits_and_gradients(model, made):
+def logits_and_gradients(model, made, size=7):
     logits = []
     for batch in made:
         found = model(**batch.inputs).logits
-        loss_of(found, batch.labels, False, len(batch.rows)).backward()
+        loss_of(found, batch.labels, False, size).backward()
         logits.append(found.detach())
     return torch.cat(logits), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
+@pytest.mark.parametrize("batching", ["packed", "grouped"])
 @pytest.mark.parametrize("method", METHODS)
-def test_packed_equals_padded_in_logits_and_gradients(kind, method):
+def test_batching_equals_padded_in_logits_and_gradients(kind, method, batching):
     tokens, found = tokens_of(kind), {}
-    for batching in ("packed", "padded"):
-        more = [f"train.batching={batching}", *WITHIN_THE_TINY_SHAPE.get(method, [])]
+    for name in (batching, "padded"):
+        more = [f"train.batching={name}", *WITHIN_THE_TINY_SHAPE.get(method, [])]
         model = prepared(kind, *more, method=method)
-        made = batches_of(kind, tokens, batching == "packed")
-        found[batching] = logits_and_gradients(model, made)
-    (packed, ours), (padded, theirs) = found["packed"], found["padded"]
-    assert packed.std() > 0.01
-    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
+        found[name] = logits_and_gradients(model, batches_of(kind, tokens, name))
+    (logits, ours), (padded, theirs) = found[batching], found["padded"]
+    assert logits.std() > 0.01
+    torch.testing.assert_close(logits, padded, atol=1e-5, rtol=0)
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
         assert gradient.abs().max() > 0, name
@@ -113,15 +116,18 @@ def test_packed_equals_padded_in_logits_and_gradients(kind, method):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_predictions_are_in_the_order_of_the_rows_whatever_the_batches(kind, precision):
     tokens, found = tokens_of(kind), []
-    for batching, size in (("packed", 64), ("packed", 3), ("padded", 5)):
+    for batching, size in (("packed", 64), ("packed", 3), ("grouped", 64), ("padded", 5)):
         more = [f"train.batching={batching}", f"train.eval_batch_size={size}"]
-        config = kind.config(*more, f"train.precision={precision}")
-        found.append(predict(prepared(kind, *more), tokens, config.train, *layout(kind.model)))
+        config, how = (
+            kind.config(*more, f"train.precision={precision}"),
+            layout(kind.model, batching),
+        )
+        found.append(predict(prepared(kind, *more), tokens, config.train, how))
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], atol=1e-5 if precision == "fp32" else 0.1)
     model = prepared(kind, "train.batching=padded")
     for row in (0, 7):
-        (batch,) = batches_of(kind, tokens, False, rows=np.array([row]))
+        (batch,) = batches_of(kind, tokens, "padded", rows=np.array([row]))
         alone = model(**batch.inputs).logits[0].detach().numpy()
         np.testing.assert_allclose(found[0][row], alone, atol=1e-5 if precision == "fp32" else 0.1)
 
@@ -132,9 +138,9 @@ def test_stock_model_gives_the_same_logits_from_its_own_tokenizer(kind):
     inputs = tokenizer_of(kind)(*zip(*pairs, strict=True), padding=True, return_tensors="pt")
     split = Split("train", tuple(map(list, zip(*pairs, strict=True))), [0, 0, 0], [0, 1, 2])
     stock = prepared(kind, "train.batching=padded")(**inputs).logits
-    for batching in ("padded", "packed"):
+    for batching in BATCHINGS:
         model = prepared(kind, f"train.batching={batching}")
-        made = batches_of(kind, tokens_of(kind, split=split), batching == "packed", size=1)
+        made = batches_of(kind, tokens_of(kind, split=split), batching, size=1)
         found = torch.cat([model(**batch.inputs).logits for batch in made])
         torch.testing.assert_close(found, stock, atol=1e-5, rtol=0)
 
@@ -151,8 +157,8 @@ def test_bert_gets_token_types_and_roberta_none(tiny_bert, tiny_roberta, tiny_gl
 def test_packed_batch_holds_no_padding(kind):
     tokens = tokens_of(kind)
     rows = order(len(tokens), 1, 0)
-    packed = batches_of(kind, tokens, True, rows)
-    padded = batches_of(kind, tokens, False, rows)
+    packed = batches_of(kind, tokens, "packed", rows)
+    padded = batches_of(kind, tokens, "padded", rows)
     for ours, theirs in zip(packed, padded, strict=True):
         useful = int(tokens.lengths[ours.rows].sum())
         assert ours.tokens == ours.inputs["input_ids"].numel() == useful
@@ -166,8 +172,8 @@ def test_packed_batch_holds_no_padding(kind):
 def test_packed_and_padded_batches_have_the_same_rows_tokens_and_labels(kind):
     tokens = tokens_of(kind)
     rows = order(len(tokens), 1, 0)
-    packed = batches_of(kind, tokens, True, rows)
-    padded = batches_of(kind, tokens, False, rows)
+    packed = batches_of(kind, tokens, "packed", rows)
+    padded = batches_of(kind, tokens, "padded", rows)
     for ours, theirs in zip(packed, padded, strict=True):
         assert (ours.rows == theirs.rows).all()
         assert torch.equal(ours.labels, theirs.labels)
@@ -178,7 +184,7 @@ def test_packed_and_padded_batches_have_the_same_rows_tokens_and_labels(kind):
 
 def test_batch_holds_its_rows_and_their_labels(kind):
     tokens = tokens_of(kind)
-    for batch in batches_of(kind, tokens, True, order(len(tokens), 1, 0)):
+    for batch in batches_of(kind, tokens, "packed", order(len(tokens), 1, 0)):
         assert (batch.labels.numpy() == tokens.labels[batch.rows]).all()
         parts = batch.inputs["input_ids"][0].split(tokens.lengths[batch.rows].tolist())
         for row, part in zip(batch.rows, parts, strict=True):
@@ -186,12 +192,59 @@ def test_batch_holds_its_rows_and_their_labels(kind):
             assert (part.numpy() == own).all()
 
 
+def test_grouped_parts_are_a_micro_batch_cut_by_length(kind):
+    """Together they hold a padded batch's rows and tokens, with less padding."""
+    tokens = tokens_of(kind)
+    rows = order(len(tokens), 1, 0)
+    padded, parts = (
+        batches_of(kind, tokens, "padded", rows),
+        batches_of(kind, tokens, "grouped", rows),
+    )
+    ends = [n for n, part in enumerate(parts, start=1) if part.last]
+    micro = [parts[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    assert max(map(len, micro)) > 1
+    for ours, theirs in zip(micro, padded, strict=True):
+        assert [part.first for part in ours] == [True] + [False] * (len(ours) - 1)
+        assert (np.concatenate([part.rows for part in ours]) == theirs.rows).all()
+        assert torch.equal(torch.cat([part.labels for part in ours]), theirs.labels)
+        computed = sum(part.inputs["input_ids"].numel() for part in ours)
+        assert theirs.tokens == sum(part.tokens for part in ours) <= computed
+        assert computed <= theirs.inputs["input_ids"].numel()
+        for part in ours:
+            rectangle = (len(part.rows), int(tokens.lengths[part.rows].max()))
+            assert part.inputs["input_ids"].shape == rectangle
+            assert int(part.inputs["attention_mask"].sum()) == part.tokens
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=7), st.floats(0, 200))
+def test_cut_of_a_grouped_batch_costs_the_least_of_all(lengths, price):
+    lengths, how = np.sort(lengths), Layout("grouped", 0, 0, width=64, price=price)
+
+    def cost(counts):
+        ends = np.cumsum(counts)
+        return sum(
+            price + count * lengths[end - 1] * (1 + lengths[end - 1] / 64)
+            for count, end in zip(counts, ends, strict=True)
+        )
+
+    def cuts(n):
+        return [[]] if n == 0 else [[k, *rest] for k in range(1, n + 1) for rest in cuts(n - k)]
+
+    assert cost(how.cut(lengths)) == pytest.approx(min(map(cost, cuts(len(lengths)))))
+
+
+def test_forward_costs_more_tokens_of_a_small_model_and_on_a_card():
+    narrow, wide = (Layout.of("grouped", 0, 0, width).price for width in (384, 768))
+    assert narrow > wide > 18
+    assert Layout.of("grouped", 0, 0, 768, "cuda").price > wide
+
+
 @pytest.mark.parametrize(("rows", "size"), [(20, 7), (21, 7), (5, 8), (1, 1)])
 def test_epoch_sees_every_row_once_and_no_batch_is_dropped(rows, size, kind):
     tokens = tokens_of(
         kind, split=texts(*(f"good {'so ' * (n % 5)}" for n in range(rows))), task="sst2"
     )
-    made = batches_of(kind, tokens, True, order(rows, 3, 0), size)
+    made = batches_of(kind, tokens, "packed", order(rows, 3, 0), size)
     assert [len(batch.rows) for batch in made] == [
         min(size, rows - start) for start in range(0, rows, size)
     ]
@@ -202,7 +255,7 @@ def test_batches_are_random_not_sorted_by_length(kind):
     """A batch is consecutive rows of the epoch's order; length decides only their place in it."""
     tokens = tokens_of(kind)
     rows = order(len(tokens), 3, 1)
-    for n, batch in enumerate(batches_of(kind, tokens, True, rows)):
+    for n, batch in enumerate(batches_of(kind, tokens, "packed", rows)):
         assert set(batch.rows) == set(rows[7 * n : 7 * n + 7])
         assert (np.diff(tokens.lengths[batch.rows]) >= 0).all()
 
@@ -231,15 +284,16 @@ def test_order_is_the_same_for_every_method_and_batching(bench, monkeypatch):
     assert seen[0] == seen[1]
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_skip_goes_on_at_the_right_batch(packed, kind):
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_skip_goes_on_at_the_right_batch(batching, kind):
     tokens = tokens_of(kind)
     rows = order(len(tokens), 1, 0)
-    whole = batches_of(kind, tokens, packed, rows, size=6)
-    for skip in range(len(whole) + 1):
-        rest = batches_of(kind, tokens, packed, rows, size=6, skip=skip)
-        assert len(rest) == len(whole) - skip
-        for ours, theirs in zip(rest, whole[skip:], strict=True):
+    whole = batches_of(kind, tokens, batching, rows, size=6)
+    ends = [0, *(n for n, batch in enumerate(whole, start=1) if batch.last)]
+    assert len(ends) == 1 + -(-len(tokens) // 6)
+    for skip, done in enumerate(ends):
+        rest = batches_of(kind, tokens, batching, rows, size=6, skip=skip)
+        for ours, theirs in zip(rest, whole[done:], strict=True):
             assert (ours.rows == theirs.rows).all()
             assert torch.equal(ours.labels, theirs.labels)
             for name in ours.inputs.keys() - {"packing"}:
@@ -296,23 +350,23 @@ def test_packed_equals_padded_for_other_encoders(architecture, tiny_bert, tiny_g
     model = classifier(architecture)
     tokens = tokens_of(Bench(tiny_bert, tiny_glue, tmp_path))
     tokens = dataclasses.replace(tokens, types=None)
-    rows, first = np.arange(len(tokens)), models.first_position(model)
-    (padded,) = batches(tokens, rows, 20, False, CPU, first, pad=0)
+    rows = np.arange(len(tokens))
+    (padded,) = batches(tokens, rows, 20, models.layout_of(model, 0, "padded", "cpu"), CPU)
     expected = model(**padded.inputs).logits
     packing.enable(model)
-    (packed,) = batches(tokens, rows, 20, True, CPU, first, pad=0)
+    (packed,) = batches(tokens, rows, 20, models.layout_of(model, 0, "packed", "cpu"), CPU)
     torch.testing.assert_close(model(**packed.inputs).logits, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("architecture", ["MobileBert", "MPNet", "DebertaV2", "GPT2"])
-def test_architecture_that_cannot_be_packed_is_sent_to_padded_batches(architecture):
-    with pytest.raises(InputError, match=f"{architecture}.* cannot .*; use train.batching=padded"):
+def test_architecture_that_cannot_be_packed_is_sent_to_grouped_batches(architecture):
+    with pytest.raises(InputError, match=f"{architecture}.* cannot .*; use train.batching=grouped"):
         packing.enable(classifier(architecture))
 
 
 def test_model_that_loses_the_packing_on_its_way_says_so(kind):
     model = prepared(kind)
-    (batch, *_) = batches_of(kind, tokens_of(kind), True)
+    (batch, *_) = batches_of(kind, tokens_of(kind), "packed")
     del batch.inputs["packing"]
     with pytest.raises(InputError, match="without `packing`"):
         model(**batch.inputs)

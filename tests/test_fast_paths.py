@@ -50,7 +50,7 @@ def logits_and_gradients(model, batch):
 def test_casts_made_once_change_no_bit(method, bench):
     """Dropout on, twice, so that the second step has the casts of the first."""
     model = prepared(bench, method=method).train()
-    (batch, *_) = batches_of(bench, tokens_of(bench), True)
+    (batch, *_) = batches_of(bench, tokens_of(bench), "packed")
     logits, gradients = logits_and_gradients(model, batch)
     with frozen_casts(model):
         for _ in range(2):
@@ -78,7 +78,7 @@ def casts_of_weights(model, batch):
 
 def test_frozen_weights_are_cast_in_the_first_step_alone(bench):
     model = prepared(bench, method="lora").train()
-    (batch, *_) = batches_of(bench, tokens_of(bench), True)
+    (batch, *_) = batches_of(bench, tokens_of(bench), "packed")
     every_step = casts_of_weights(model, batch)
     assert len(every_step) == 2 * 2 * 6  # layers, weight and bias, projections and feed-forward
     with frozen_casts(model):
@@ -90,7 +90,7 @@ def test_frozen_weights_are_cast_in_the_first_step_alone(bench):
 def test_casts_leave_weights_and_results_in_float32_alone(bench):
     model = prepared(bench)
     weights = copy.deepcopy(model.state_dict())
-    (batch, *_) = batches_of(bench, tokens_of(bench), True)
+    (batch, *_) = batches_of(bench, tokens_of(bench), "packed")
     logits = model(**batch.inputs).logits
     with frozen_casts(model):
         assert torch.equal(model(**batch.inputs).logits, logits)
@@ -103,7 +103,7 @@ def test_casts_leave_weights_and_results_in_float32_alone(bench):
 
 def test_weight_that_changes_in_place_is_cast_again(bench):
     model = prepared(bench)
-    (batch, *_) = batches_of(bench, tokens_of(bench), True)
+    (batch, *_) = batches_of(bench, tokens_of(bench), "packed")
     with frozen_casts(model):
         logits_and_gradients(model, batch)
         with torch.no_grad():
@@ -301,11 +301,14 @@ def test_no_other_rectangles_cost_less():
         runs = [tuple(map(int, random.integers(1, (90, 5)))) for _ in range(random.integers(1, 9))]
         heads, price = int(random.integers(1, 13)), packing.RECTANGLE["cpu"]
 
-        def cost(groups, heads=heads, price=price):
-            areas = (sum(c for _, c in group) * max(n for n, _ in group) ** 2 for group in groups)
-            return sum(price + heads * area for area in areas)
+        def rectangle(count, longest, heads=heads, price=price):
+            return price + heads * count * longest**2
 
-        found = packing.together(runs, heads, price)
+        def cost(groups, rectangle=rectangle):
+            shapes = ((sum(c for _, c in group), max(n for n, _ in group)) for group in groups)
+            return sum(rectangle(*shape) for shape in shapes)
+
+        found = packing.together(runs, rectangle)
         assert [run for group in found for run in group] == runs
         cuts = itertools.product([False, True], repeat=len(runs) - 1)
         every = [np.split(np.arange(len(runs)), np.flatnonzero(cut) + 1) for cut in cuts]
@@ -346,7 +349,7 @@ def test_kernel_path_is_attention_within_each_sequence(folder, scale, request, b
     for module in model.modules():
         if hasattr(module, "scaling"):
             module.scaling *= scale
-    for batch in batches_of(bench, tokens_of(bench), True):
+    for batch in batches_of(bench, tokens_of(bench), "packed"):
         logits, gradients = logits_and_fp32_gradients(model, batch)
         with monkeypatch.context() as patch:
             patch.setattr("craft.packing.without_kernel", lambda *_: None)
@@ -371,7 +374,7 @@ def test_kernel_is_given_one_dtype(method, bench, monkeypatch):
     model = prepared(bench, method=method)
     seen.clear(), asked.clear()  # of the check at the door
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        model(**next(iter(batches_of(bench, tokens_of(bench), True))).inputs)
+        model(**next(iter(batches_of(bench, tokens_of(bench), "packed"))).inputs)
     assert set(asked) == {BF16} and seen == [[BF16] * 3] * model.config.num_hidden_layers
 
 
@@ -400,9 +403,8 @@ def test_kernel_serves_where_it_can_and_says_why_not(asked, capability, reason, 
 @pytest.mark.gpu
 def test_kernel_equals_attention_sequence_by_sequence(bench):
     model = prepared(bench, "train.attention_dropout=0").cuda()
-    tokens = tokens_of(bench)
-    first, pad = layout(bench.model)
-    for batch in batches(tokens, np.arange(len(tokens)), 7, True, CUDA, first, pad):
+    tokens, how = tokens_of(bench), layout(bench.model, "packed")
+    for batch in batches(tokens, np.arange(len(tokens)), 7, how, CUDA):
         with torch.autocast("cuda", dtype=BF16):
             ours = model(**batch.inputs).logits
         theirs = model(**batch.inputs).logits
@@ -426,7 +428,7 @@ def test_attention_dropout_is_the_models_own_or_the_one_given(folder, request, b
             return attention(*arguments, dropout=dropout, **named)
 
         AttentionInterface.register(packing.NAME, watched)
-        (batch, *_) = batches_of(bench, tokens_of(bench), True)
+        (batch, *_) = batches_of(bench, tokens_of(bench), "packed")
         model(**batch.inputs)
         AttentionInterface.register(packing.NAME, attention)
         others = {m.p for n, m in model.named_modules() if n.endswith("output.dropout")}
@@ -470,7 +472,7 @@ def test_compiled_blocks_compute_what_the_model_does(method, folder, request, be
     assert [n for n, _ in compiled.named_parameters()] == [n for n, _ in model.named_parameters()]
     counters = torch._dynamo.utils.counters
     counters.clear()
-    for batch in batches_of(bench, tokens_of(bench), True):
+    for batch in batches_of(bench, tokens_of(bench), "packed"):
         logits, gradients = logits_and_fp32_gradients(model, batch)
         with frozen_casts(compiled):
             ours, found = logits_and_fp32_gradients(compiled, batch)

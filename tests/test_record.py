@@ -409,8 +409,8 @@ def test_saved_adapters_give_the_recorded_logits(method, bench):
         base = models.build(backbone, config.task, head_seed=99)
         packing.enable(base)
         model = PeftModel.from_pretrained(base, str(bench.folder() / epoch))
-        position = models.first_position(model)
-        found = predict(model, tokens, config.train, position, tokenizer.pad_token_id)
+        layout = models.layout_of(model, tokenizer.pad_token_id, "packed", "cpu")
+        found = predict(model, tokens, config.train, layout)
         np.testing.assert_array_equal(found, recorded[f"{epoch}.validation"].numpy())
 
 

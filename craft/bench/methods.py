@@ -132,9 +132,8 @@ def subject(
         labels=dice.integers(0, 2, rows),
         cut=0,
     )
-    (batch,) = batches(
-        tokens, np.arange(rows), rows, True, device, models.first_position(model), pad=1
-    )
+    layout = models.layout_of(model, 1, "packed", setup.device)
+    (batch,) = batches(tokens, np.arange(rows), rows, layout, device)
     settings = replace(config.train, device=setup.device)
     return Subject(model, batch, settings, make_optimizer(model, settings))
 

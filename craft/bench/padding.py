@@ -1,4 +1,4 @@
-"""Tokens computed for each useful one: packed, padded to the longest, padded to 128."""
+"""Tokens computed for each useful one: packed, grouped, padded to the longest, padded to 128."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from craft import models
 from craft.bench.measure import Figure, Findings
 from craft.bench.subjects import Setup
 from craft.glue import sources
-from craft.glue.batches import batches, encode, order
+from craft.glue.batches import Layout, batches, encode, order
 
 
 def bench(setup: Setup) -> Findings:
@@ -20,12 +20,11 @@ def bench(setup: Setup) -> Findings:
         tokens = encode(split, config.task, tokenizer, 128)
         rows = order(len(tokens), 0, 0)
         useful, cpu = int(tokens.lengths.sum()), torch.device("cpu")
+        kinds = {"packed": "packed", "grouped": "grouped", "padded to the longest": "padded"}
+        layouts = {n: Layout.of(k, 2, tokenizer.pad_token_id, 768) for n, k in kinds.items()}
         computed = {
-            name: sum(
-                batch.inputs["input_ids"].numel()
-                for batch in batches(tokens, rows, 32, packed, cpu, 2, tokenizer.pad_token_id)
-            )
-            for name, packed in (("packed", True), ("padded to the longest", False))
+            name: sum(b.inputs["input_ids"].numel() for b in batches(tokens, rows, 32, layout, cpu))
+            for name, layout in layouts.items()
         }
         computed["padded to 128"] = 128 * len(tokens)
         for name, count in computed.items():

@@ -121,7 +121,8 @@ def _ours(config: RunConfig) -> Callable[[dict[str, Split]], Any]:
     backbone = models.locate(config.model)
     model = prepare(config, backbone, Seeds.of(0))
     tokenizer = models.tokenizer_of(backbone)
-    task, position = config.task, models.first_position(model)
+    task, settings = config.task, config.train
+    layout = models.layout_of(model, tokenizer.pad_token_id, settings.batching, settings.device)
 
     def work(splits: dict[str, Split]) -> None:
         def scored(logits: dict[str, np.ndarray]) -> dict[str, float]:
@@ -130,8 +131,8 @@ def _ours(config: RunConfig) -> Callable[[dict[str, Split]], Any]:
         tokens = {n: encode(s, task, tokenizer, LENGTH) for n, s in splits.items()}
         loop = Loop(
             train=tokens["train"], dev={"dev": tokens["dev"]}, score=scored,
-            headline=task.headline, regression=task.regression, settings=config.train,
-            seeds=Seeds.of(0), first_position=position, pad=tokenizer.pad_token_id,
+            headline=task.headline, regression=task.regression, settings=settings,
+            seeds=Seeds.of(0), layout=layout,
             checkpoint=config.outputs / "none", identity="bench",
             observe=lambda progress, total, running: None, stop=lambda: False,
         )  # fmt: skip
