@@ -72,6 +72,7 @@ INCIDENTAL = (
     "logger",
     "recipe",
     "row_id",
+    "cell",
     "method.label",
     "method.facts",
     "train.checkpoint_minutes",

@@ -27,9 +27,12 @@ from craft.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("trainer", "methods", "padding", "hosvd", "startup", "cuda", "plan")
 # rounds of each: a step is short and its ratios are near 1, a run end to end is long
-ROUNDS = {"trainer": 3, "methods": 9, "hosvd": 3, "startup": 5, "cuda": 9}
+ROUNDS = {"trainer": 3, "methods": 9, "padding": 3, "hosvd": 3, "startup": 5, "cuda": 9}
 SHAPE = {"hosvd": "large"}
-THREADS = {"methods": 1}  # one is timed by the processor's clock, which tells ratios near 1 apart
+THREADS = {
+    "methods": 1,
+    "padding": 1,
+}  # one is timed by the processor's clock, which tells ratios near 1 apart
 
 
 def main() -> None:

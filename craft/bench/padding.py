@@ -1,38 +1,90 @@
-"""Tokens computed for each useful one: packed, grouped, padded to the longest, padded to 128."""
+"""What padding costs: tokens computed for each useful one, and the time of the same rows packed,
+grouped and padded."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 
 from craft import models
-from craft.bench.measure import Figure, Findings
+from craft.bench.measure import Figure, Findings, Times, clock_of, interleaved, ratio
 from craft.bench.subjects import Setup
+from craft.computation import prepare
 from craft.glue import sources
-from craft.glue.batches import Layout, batches, encode, order
+from craft.glue.batches import BATCHINGS, Layout, Tokens, batches, encode, order
+from craft.optimization import autocast, frozen_casts, loss_of
+from craft.train import Seeds
+
+SIZE = 16  # rows of a global batch
+TIMED = 12  # global batches
+TO_THE_LONGEST = "padded to the longest"
 
 
 def bench(setup: Setup) -> Findings:
-    """One epoch of batches of 32 over the whole training set of each task."""
+    """Tokens of one epoch of each task, and seconds of TIMED of its batches, drawn at random."""
     figures, facts = [], {}
     for task in setup.tasks:
         config = setup.config(task, "craft")
         tokenizer = models.tokenizer_of(models.locate(config.model))
         split = sources.load(config.task, config.data, ("train",)).splits["train"]
         tokens = encode(split, config.task, tokenizer, 128)
-        rows = order(len(tokens), 0, 0)
-        useful, cpu = int(tokens.lengths.sum()), torch.device("cpu")
-        kinds = {"packed": "packed", "grouped": "grouped", "padded to the longest": "padded"}
-        layouts = {n: Layout.of(k, 2, tokenizer.pad_token_id, 768) for n, k in kinds.items()}
-        computed = {
-            name: sum(b.inputs["input_ids"].numel() for b in batches(tokens, rows, 32, layout, cpu))
-            for name, layout in layouts.items()
-        }
-        computed["padded to 128"] = 128 * len(tokens)
+        computed = _computed(tokens, tokenizer.pad_token_id)
+        useful = int(tokens.lengths.sum())
         for name, count in computed.items():
             limit = {"most": 1.05} if name == "packed" else {}
             figures.append(Figure(f"{task}: {name} / useful tokens", count / useful, **limit))
+        times = _timed(setup, task, tokens)
+        full = setup.shape in ("base", "large")  # the goals are those of real shapes
+        for other, goal in (("packed", 1.25), ("padded", 1.0)):
+            limit = {"most": goal} if full else {}
+            what = f"{task}: seconds, grouped / {other}"
+            figures.append(ratio(what, times, "grouped", other, **limit))
         lengths = np.quantile(tokens.lengths, (0.5, 0.95)).tolist()
         facts[task] = {
             "rows": len(tokens), "mean": float(tokens.lengths.mean()), "median_and_95th": lengths,
-            "useful": useful, "computed": computed, "cut": tokens.cut,
+            "useful": useful, "computed": computed, "cut": tokens.cut, "seconds": times,
         }  # fmt: skip
     return Findings(figures, facts)
+
+
+def _computed(tokens: Tokens, pad: int) -> dict[str, int]:
+    """Tokens of an epoch, padding included, as an encoder of width 768 is given them."""
+    rows, cpu = order(len(tokens), 0, 0), torch.device("cpu")
+    found = {
+        kind: sum(
+            batch.inputs["input_ids"].numel()
+            for batch in batches(tokens, rows, SIZE, Layout.of(kind, 2, pad, 768), cpu)
+        )
+        for kind in BATCHINGS
+    }
+    found[TO_THE_LONGEST] = found.pop("padded")
+    return found | {"padded to 128": 128 * len(tokens)}
+
+
+def _timed(setup: Setup, task: str, tokens: Tokens) -> Times:
+    """Seconds of forward and backward of the same rows in each batching, dropout on, bf16."""
+    device, rows = torch.device(setup.device), order(len(tokens), 0, 0)[: TIMED * SIZE]
+    with ExitStack() as stack:
+        work = {}
+        for kind in BATCHINGS:
+            config = setup.config(task, "craft", "train.precision=bf16", f"train.batching={kind}")
+            backbone = models.locate(config.model)
+            model = prepare(config, backbone, Seeds.of(0)).to(device).train()
+            stack.enter_context(frozen_casts(model))
+            layout = models.layout_of(
+                model, models.tokenizer_of(backbone).pad_token_id, kind, setup.device
+            )
+            work[kind] = _pass(model, config, tokens, rows, layout, device)
+        return interleaved(work, setup.rounds, clock_of(setup.device, setup.threads))
+
+
+def _pass(model, config, tokens, rows, layout, device) -> Callable[[], None]:
+    def work() -> None:
+        for batch in batches(tokens, rows, SIZE, layout, device):
+            with autocast(config.train):
+                logits = model(**batch.inputs).logits
+            assert batch.labels is not None
+            loss_of(logits, batch.labels, config.task.regression, SIZE).backward()
+
+    return work

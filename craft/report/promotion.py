@@ -27,16 +27,21 @@ class Promotion:
 
 
 def promote(
-    source: Path, results: Path, patterns: Sequence[str], allow_dirty: bool = False
+    source: Path,
+    results: Path,
+    patterns: Sequence[str],
+    allow_dirty: bool = False,
+    diverged: bool = False,
 ) -> Promotion:
-    """Copy the ok records whose names match a pattern; again with the same records it changes
-    nothing.
+    """Copy the ok records whose names match a pattern, and under `diverged` those of runs that
+    diverged, too; again with the same records it changes nothing.
 
     InputError, before anything is copied, names a pattern that matches nothing, a run that is not
     ok, one from a checkout with changes (unless allowed; its record then says so), and one whose
     predictions are not its own."""
     chosen = record.named(source, patterns)
-    bad = [name for name, (_, made) in chosen.items() if made["status"] != "ok"]
+    finished = ("ok", "diverged") if diverged else ("ok",)
+    bad = [name for name, (_, made) in chosen.items() if made["status"] not in finished]
     if bad:
         raise InputError(f"not ok: {', '.join(bad)}")
     dirty = [n for n, (_, made) in chosen.items() if _dirty(made)]
