@@ -20,6 +20,7 @@ from craft.errors import InputError
 from craft.glue import sources
 from craft.glue.holdout import data_of
 from craft.glue.token_cache import TokenCache
+from craft.intruders import Intruders, intruders
 from craft.optimization import compute_dtype, frozen_casts
 from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
@@ -142,6 +143,10 @@ def compute(
     }
     origin = {"run": folder.path.name, "id": run_id, "task": config.task.name}
     origin |= {"model": {"name": config.model["name"], "digest": backbone.digest}}
+    peaks = memory.peaks(torch.device(config.train.device))
+    found = Intruders(None, None, None, f"the run {fitted.status}")
+    if fitted.status == "ok":  # of the last epoch, whose parameters the model has until it is saved
+        found = intruders(model, lambda: models.build(backbone, config.task, seeds.head))
     adapter_bytes = save_adapters(model, fitted, folder.path, origin)
     progress = fitted.progress
     more = {
@@ -149,6 +154,7 @@ def compute(
         "accumulate": settings.accumulate,
         "start_from": started_from,
         "closed_form": closed_form(config, model),
+        "intruders": dataclasses.asdict(found),
         "vertical": getattr(model.get_base_model().config, "vertical", None),
         "tokens": {
             "max_length": config.train.max_length,
@@ -162,7 +168,7 @@ def compute(
             "epoch_seconds": progress.epoch_seconds,
             "steps_per_second": round(progress.step / max(progress.train_seconds, 1e-9), 3),
             "tokens_per_second": round(progress.tokens / max(progress.train_seconds, 1e-9), 1),
-            "peak_megabytes": memory.peaks(torch.device(config.train.device)),
+            "peak_megabytes": peaks,
             "adapter_bytes": adapter_bytes,
         },
     }

@@ -18,6 +18,7 @@ from craft.glue.tasks import Task
 from craft.vertical import REFERENCES
 
 MODES = ("train", "evaluate", "predict")
+SELECTIONS = ("dev", "train_holdout", "fold")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """The `fold` section: which of how many folds is scored, and which way of cutting them; number
+    is None unless selection=fold."""
+
+    number: int | None = None
+    count: int = 5
+    permutation: int = 0
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run, checked: typed where the code reads it, and `resolved`, the plain config it came
     from."""
@@ -92,6 +103,7 @@ class RunConfig:
     mode: str
     seed: int
     selection: str
+    fold: Fold
     start_from: str | None
     adapter: Path | None
     predict: Mapping[str, Any]
@@ -129,7 +141,8 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
     _one_of("mode", values["mode"], MODES)
     _whole("seed", values["seed"], 0)
     _number("lease_seconds", values["lease_seconds"], 1.0, 3600.0)
-    _one_of("selection", values["selection"], ("dev", "train_holdout"))
+    _one_of("selection", values["selection"], SELECTIONS)
+    fold = _fold(values)
     _one_of("search", values["search"], (True, False))
     if values["start_from"] is not None:
         _one_of("start_from", values["start_from"], ("mnli",))
@@ -157,6 +170,7 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
         mode=values["mode"],
         seed=values["seed"],
         selection=values["selection"],
+        fold=fold,
         start_from=values["start_from"],
         adapter=adapter,
         predict=values["predict"],
@@ -171,6 +185,38 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
         logger=values["logger"],
         resolved=values,
     )
+
+
+def _fold(values: Mapping[str, Any]) -> Fold:
+    """The `fold` section; InputError where it is given without selection=fold, where no such fold
+    is, and for what else a config asks that would score rows it has trained on."""
+    fold = Fold(**{f.name: values["fold"][f.name] for f in fields(Fold)})
+    if values["selection"] != "fold":
+        for f in fields(Fold):
+            if getattr(fold, f.name) != f.default:
+                raise InputError(
+                    f"fold.{f.name}={getattr(fold, f.name)} is for selection=fold, "
+                    f"not for selection={values['selection']}"
+                )
+        return fold
+    _whole("fold.count", fold.count, 2)
+    _whole("fold.permutation", fold.permutation, 0)
+    _whole("fold.number (of the fold that selection=fold scores)", fold.number, 0)
+    if fold.number not in range(fold.count):
+        raise InputError(
+            f"fold.number {fold.number} is not one of the {fold.count} folds 0 to {fold.count - 1}"
+        )
+    if values["start_from"] is not None:
+        raise InputError(
+            f"start_from={values['start_from']} with selection=fold: the donor would be trained on "
+            "folds of its own task; take selection=dev"
+        )
+    if values["mode"] == "evaluate":
+        raise InputError(
+            "mode=evaluate scores the dev splits, which folds are trained on; a fold's scores are "
+            "in its run's record"
+        )
+    return fold
 
 
 def with_task(cfg: DictConfig, task: Path) -> DictConfig:

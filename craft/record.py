@@ -29,6 +29,9 @@ ALWAYS = object()
 OUTCOME: dict[str, Any] = {
     "seed": ALWAYS,
     "selection": "dev",
+    "fold.number": None,
+    "fold.count": 5,
+    "fold.permutation": 0,
     "search": False,
     "start_from": None,
     "task.name": ALWAYS,

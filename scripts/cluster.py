@@ -167,7 +167,7 @@ class _Identities:
         section = str(config.model)
         if section not in self._backbones:
             self._backbones[section] = models.locate(config.model)
-        key = f"{config.task.name} {config.data} {config.selection}"
+        key = f"{config.task.name} {config.data} {config.selection} {config.fold}"
         if key not in self._data:
             data = data_of(config)
             train = data.splits["train"]

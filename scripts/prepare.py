@@ -26,8 +26,8 @@ def main(cfg: DictConfig) -> None:
     from craft.train import Seeds
 
     config = check(cfg, cuda=True)
-    of_data = (config.task.name, config.data, config.selection, config.train.max_length)
-    key = f"{config.model} {of_data}"
+    of_data = (config.task.name, config.data, config.selection, config.fold)
+    key = f"{config.model} {of_data} {config.train.max_length}"
     method = f"{config.model} {config.method['peft']} {config.method.get('train_backbone')}"
     if {key, method} <= _done:
         return

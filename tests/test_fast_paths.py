@@ -205,10 +205,12 @@ def test_cached_tokens_are_the_tokenizers(model, task, request, bench, tmp_path,
         monkeypatch.undo()
 
 
-def test_token_cache_is_keyed_by_data_tokenizer_split_and_length(bench, tmp_path):
+def test_token_cache_is_keyed_by_data_tokenizer_split_rows_and_length(bench, tmp_path):
     tokenizer, task = tokenizer_of(bench), task_of("sst2")
     other = dataclasses.replace(LONG, name="validation")
+    rows = dataclasses.replace(LONG, idx=[n + 1 for n in LONG.idx])  # another fold of the same data
     made = [("d", "t", LONG, 10), ("e", "t", LONG, 10), ("d", "u", LONG, 10), ("d", "t", other, 10)]
+    made += [("d", "t", rows, 10)]
     for number, (data, digest, split, length) in enumerate([*made, ("d", "t", LONG, 11)], 1):
         TokenCache(tmp_path, data, digest).encode(split, task, tokenizer, length)
         assert len(list(tmp_path.iterdir())) == number

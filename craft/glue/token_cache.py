@@ -16,7 +16,8 @@ ARRAYS = ("ids", "types", "offsets", "labels")
 
 @dataclass(frozen=True)
 class TokenCache:
-    """Tokens in a folder, keyed by the content of data and tokenizer, the length and the library.
+    """Tokens in a folder, keyed by the content of data and tokenizer, the rows of the data that the
+    split holds (folds of one data set have its digest), the length and the library.
 
     Any number of processes may fill it at once (each file is written aside and renamed); a damaged
     file is set aside and tokenised again. `shared` are folders that are read, too, and never
@@ -30,7 +31,8 @@ class TokenCache:
     def encode(self, split: Split, task: Task, tokenizer: Any, max_length: int) -> Tokens:
         """`encode`, from the cache where it is there."""
         library = importlib.metadata.version("tokenizers"), type(tokenizer).__name__
-        facts = (self.data, self.tokenizer, split.name, max_length, *library, 1)  # 1: of this file
+        rows = sha256(repr(split.idx).encode())
+        facts = (self.data, self.tokenizer, split.name, rows, max_length, *library)
         name = f"{task.name}-{split.name}-{sha256(repr(facts).encode())}.safetensors"
         cached = read_cached(name, (self.folder, *self.shared), "tokenising")
         if cached is not None:

@@ -16,7 +16,7 @@ import pandas as pd
 from craft import record
 from craft.config import flatten
 from craft.report.search import COLUMNS, name_settings, search_row, what_it_took
-from craft.report.settings import Defaults, apart, describe, differences
+from craft.report.settings import PAIR, Defaults, apart, describe, differences, fold_of
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")  # as in Table 2
 SUITES = ("paper", "small", "mini")
@@ -34,6 +34,7 @@ RUN_COLUMNS = (
     "method",
     "settings",
     "seed",
+    "fold",
     "start_from",
     "headline",
     "best",
@@ -189,6 +190,7 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
         "method": label,
         "settings_by_key": differences(config, default),
         "seed": config["seed"],
+        "fold": fold_of(config),
         "start_from": config["start_from"] or "",
         "headline": score["headline"],
         "best": float(score["best"][score["headline"]]),
@@ -265,7 +267,8 @@ def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFra
     """Complete `model` and `settings`, so that rows differ in name where runs differ in substance.
 
     A model name that stands for several weights gets their digest, a task of several data sets
-    theirs, and what differs inside a cell besides the seed is added to the settings."""
+    theirs (folds have a data set of their own, which their settings name), and what differs inside
+    a cell besides seed and fold is added to the settings."""
     identities = {i: dict(flatten(made["result"]["config"])) for i, made in raw.items()}
 
     def known(key: str) -> pd.Series:
@@ -276,15 +279,18 @@ def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFra
     named = several & ~runs["model"].str.startswith("local-")
     runs["model"] = runs["model"].mask(named, runs["model"] + "-" + weights.str[:8])
     settings = dict(runs["settings_by_key"])
-    for key, within in (("protocol", ["suite", "model"]), ("data.digest", ["suite", "task"])):
-        values = known(key)
-        several = values.groupby([runs[c] for c in within]).transform("nunique") > 1
+    folded = runs["fold"] != ""
+    for key, within in (
+        ("protocol", [runs["suite"], runs["model"]]),
+        ("data.digest", [runs["suite"], runs["task"], folded]),
+    ):
+        several = (values := known(key)).groupby(within).transform("nunique") > 1
         for i in runs.index[several.to_numpy(dtype=bool)]:
             settings[i] = settings[i] | {key: values[i]}
     runs["settings"] = [describe(settings[i]) for i in runs.index]
     for _, group in runs.groupby(["suite", "model", "method", "settings", "task", "start_from"]):
         frame = pd.DataFrame({i: identities[i] for i in group.index}, dtype=object).T
-        for i, more in apart(frame, group["seed"]).items():
+        for i, more in apart(frame, group[PAIR]).items():
             settings[i] = settings[i] | more
     runs["settings"] = [describe(settings[i]) for i in runs.index]
     position = {name: n for n, name in enumerate((*SUITES, *TASKS))}
@@ -293,7 +299,7 @@ def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFra
         task=list(runs["task"].map(position)),
         method=[(m != "CRAFT", m.lower()) for m in runs["method"]],
     )
-    by = ["suite", "model", "method", "settings", "task", "start_from", "seed", "id"]
+    by = ["suite", "model", "method", "settings", "task", "start_from", *PAIR, "id"]
     return runs.iloc[keys.sort_values(by).index].drop(columns="settings_by_key")
 
 
@@ -301,7 +307,7 @@ def _score_rows(runs: pd.DataFrame, scores: list[dict[str, Any]]) -> pd.DataFram
     metrics = pd.DataFrame(scores, columns=["id", "metric", "is_headline", "best", "last"])
     facts = runs.drop(columns=["best", "last", "headline", "path", "sha256"]).reset_index(drop=True)
     merged = facts.merge(metrics, on="id", how="left", validate="one_to_many", sort=False)
-    first = ["suite", "model", "task", "method", "settings", "seed", "start_from"]
+    first = ["suite", "model", "task", "method", "settings", *PAIR, "start_from"]
     first += ["metric", "is_headline", "best", "last", "best_epoch", "epochs", "collapsed"]
     rest = [c for c in merged if c not in (*first, "id", "name")]
     return merged[[*first, *rest, "name", "id"]]

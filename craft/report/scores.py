@@ -127,7 +127,7 @@ def marks(cell: pd.Series) -> str:
 
 
 def _saw_dev(searched: str) -> bool:
-    return "dev" in searched.split(", ")
+    return not {"dev", "fold"}.isdisjoint(searched.split(", "))
 
 
 def mark_notes(found: pd.DataFrame) -> list[str]:

@@ -14,6 +14,7 @@ from craft.config import flatten
 from craft.report.render import MISSING, Table, percent
 from craft.report.settings import describe
 
+SCORED_ON = {"dev": "dev", "train_holdout": "a part of train", "fold": "folds of train and dev"}
 KEY = ["suite", "model", "task", "method"]  # what a search is for
 COLUMNS = ["id", *KEY, "settings", "seed", "selection", "status", "headline", "best", "seconds"]
 
@@ -75,7 +76,7 @@ def search_table(searches: pd.DataFrame) -> Table:
     data = data.sort_values(by[:-1], kind="stable", ignore_index=True)
     body = []
     for _, row in data.iterrows():
-        where = "dev" if row["selection"] == "dev" else "a part of train"
+        where = SCORED_ON[row["selection"]]
         score = MISSING if pd.isna(row["median"]) else percent(row["median"])
         line = [row["model"], row["task"], row["method"], row["settings"], where]
         body.append([*line, str(row["n"]), score, f"{row['seconds'] / 3600:.2f}"])

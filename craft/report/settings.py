@@ -17,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from craft.config import flatten
 from craft.record import OUTCOME
 
-# How a run was computed or kept, not what was: these tell rows apart only where a seed would stand
-# twice in a cell.
+# How a run was computed or kept, not what was, and what it drew besides its seed: these tell rows
+# apart only where a seed would stand twice in a cell.
 COMPUTATION = (
     "train.device",
     "train.threads",
@@ -30,8 +30,11 @@ COMPUTATION = (
     "train.auto_accumulate",
     "train.eval_batch_size",
     "train.save_adapter",
+    "method.peft.decomposition_seed",
 )
 NOT_A_SETTING = ("seed", "start_from", "start_from.id", "task.name", "task.headline")
+NOT_A_SETTING += ("fold.number", "fold.permutation")  # as the seed
+PAIR = ["seed", "fold"]  # what one run of a cell differs by from the next, and pairs with another's
 UNKNOWN = object()
 
 
@@ -87,30 +90,38 @@ def _defaults(configs: Path, method: str | None, model: str, task: str) -> dict[
 def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
     """The `method.peft.*` and `train.*` values of a resolved config that its default states
     otherwise, what was made of its model (random weights, a vertical backbone), and that it was
-    scored on a part of train."""
+    scored on a part of train or on folds."""
     made = {k: config["model"][k] for k in ("random", "vertical") if k in config["model"]}
     chosen = {"method": {"peft": config["method"]["peft"]}, "train": config["train"], "model": made}
-    chosen |= {key: config[key] for key in ("selection",) if key in config}
+    chosen |= {key: config[key] for key in ("selection", "fold") if key in config}
     differing = {}
     for key, value in flatten(chosen):
         known = default.get(key, UNKNOWN if key.startswith("train.") else OUTCOME.get(key))
-        if key in COMPUTATION or key == "train.checkpoint_minutes" or known is UNKNOWN:
+        if key in (*COMPUTATION, *NOT_A_SETTING, "train.checkpoint_minutes") or known is UNKNOWN:
             continue
         if value != known:
             differing[key] = value
     return differing
 
 
-def apart(identities: pd.DataFrame, seeds: pd.Series) -> dict[Any, dict[str, Any]]:
-    """What more must be said of runs that would share a cell, by run: no cell holds two settings or
-    a seed twice.
+def fold_of(config: Mapping[str, Any]) -> str:
+    """`2 of 5, permutation 0`: the fold that a run was scored on; empty where it was none."""
+    if config.get("selection") != "fold":
+        return ""
+    fold = config["fold"]
+    return f"{fold['number']} of {fold['count']}, permutation {fold['permutation']}"
 
-    `identities` holds one row per run of flat outcome keys."""
+
+def apart(identities: pd.DataFrame, pairs: pd.DataFrame) -> dict[Any, dict[str, Any]]:
+    """What more must be said of runs that would share a cell, by run: no cell holds two settings,
+    or a seed twice on one fold.
+
+    `identities` holds one row per run of flat outcome keys, `pairs` its seed and fold."""
     identities = identities.drop(columns=[c for c in NOT_A_SETTING if c in identities])
     text = identities.map(repr)
     varying = [c for c in text if text[c].nunique() > 1]
     kept = [c for c in varying if c not in COMPUTATION]
-    if pd.concat([text[kept], seeds], axis=1).duplicated().any():
+    if pd.concat([text[kept], pairs], axis=1).duplicated().any():
         kept = varying
     return {run: {c: identities.at[run, c] for c in kept} for run in identities.index}
 

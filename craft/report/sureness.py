@@ -15,6 +15,7 @@ from craft.report.load import TITLES, Records
 from craft.report.predictions import Dev, read_predictions
 from craft.report.render import MISSING, Table, signed
 from craft.report.scores import CELL, NAMES, Row
+from craft.report.settings import PAIR
 from craft.report.statistics import Difference, bootstrap_scores, interval, paired_difference
 
 
@@ -129,9 +130,10 @@ COMPARISON_COLUMNS += ["verdict"]
 
 
 def _paired(mine: pd.DataFrame, theirs: pd.DataFrame, resampled: Resampled) -> Difference | None:
-    """The difference over common seeds on common examples, None where there is no such pair."""
+    """The difference over common seeds (and folds) on common examples, None where there is no such
+    pair."""
     pairs = mine.reset_index(drop=True).merge(
-        theirs.reset_index(drop=True), on="seed", suffixes=("_a", "_b")
+        theirs.reset_index(drop=True), on=PAIR, suffixes=("_a", "_b")
     )
     pairs = pairs[
         [

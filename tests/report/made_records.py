@@ -118,11 +118,15 @@ def make_run(
     weights="a" * 64,
     ranks=(12, 100, 100),
     search=None,
+    fold=None,
 ):
     """Write one run below folder/ and return its record; `best` replaces the headline's value,
-    `search` makes it one of a search and says what that is scored on."""
+    `search` makes it one of a search and says what that is scored on, `fold` is (number, count,
+    permutation)."""
     config = config_of(task, method, model, source, seed, start_from, peft or {}, train or {})
     config |= {"search": True, "selection": search} if search else {}
+    chosen = dict(zip(("number", "count", "permutation"), fold or (None, 5, 0), strict=True))
+    config |= {"fold": chosen} | ({"selection": "fold"} if fold else {})
     facts = config["task"]
     kept = {
         "protocol": record.PROTOCOL,
@@ -134,10 +138,14 @@ def make_run(
     kept |= {"method.peft": config["method"]["peft"]}
     kept |= {"start_from": start_from, "start_from.id": f"donor{seed}"} if start_from else {}
     kept |= {"search": True} if search else {}
+    if fold:
+        kept |= {"selection": "fold", "data.digest": sha256(f"{source}{task} fold".encode())}
+        kept |= {f"fold.{k}": v for k, v in chosen.items() if v != record.OUTCOME[f"fold.{k}"]}
     run_id = record.digest(kept)
     name = f"{task}-{method}-{model}-s{seed}-{run_id[:10]}"
     path = Path(folder) / name
-    tensors = predictions_of(facts, quality, seed, n, data_seed=len(task) + 7)
+    known = len(task) + 7
+    tensors = predictions_of(facts, quality, seed, n, [known, *fold] if fold else known)
     score, collapsed = scores_of(facts, tensors)
     if best is not None:
         score[facts["headline"]] = best

@@ -206,3 +206,35 @@ def test_other_data_is_never_in_the_same_row(tmp_path):
     make_run(tmp_path, "rte", seed=1, source="hub")
     settings = list(load([tmp_path], CONFIGS).runs["settings"])
     assert len(set(settings)) == 2 and all(s.startswith("data=") for s in settings)
+
+
+def test_folds_of_one_setting_are_the_seeds_of_one_cell(tmp_path):
+    for method in ("craft", "lora"):
+        for number in range(3):
+            for permutation in (0, 1):
+                make_run(tmp_path, method=method, seed=0, fold=(number, 5, permutation))
+    make_run(tmp_path, seed=0, fold=(0, 2, 0))
+    make_run(tmp_path, seed=0)
+    runs = load([tmp_path], CONFIGS).runs
+    found = cells(runs).set_index(["method", "settings"])["n"].to_dict()
+    assert found == {
+        ("CRAFT", ""): 1,
+        ("CRAFT", "selection=fold"): 6,
+        ("CRAFT", "fold.count=2, selection=fold"): 1,
+        ("LoRA", "selection=fold"): 6,
+    }
+    assert set(runs["fold"]) == {
+        "",
+        "0 of 2, permutation 0",
+        *(f"{n} of 5, permutation {p}" for n in range(3) for p in (0, 1)),
+    }
+
+
+def test_what_a_control_draws_in_each_fold_is_no_setting_unless_a_fold_would_count_twice(tmp_path):
+    drawn = {"decomposition": "random"}
+    for number in range(3):
+        peft = drawn | {"decomposition_seed": number}
+        make_run(tmp_path, seed=number, fold=(number, 5, 0), peft=peft)
+    assert list(cells(load([tmp_path], CONFIGS).runs)["n"]) == [3]
+    make_run(tmp_path, seed=0, fold=(0, 5, 0), peft=drawn | {"decomposition_seed": 7})
+    assert set(cells(load([tmp_path], CONFIGS).runs)["n"]) == {1}

@@ -212,3 +212,21 @@ def test_bootstrap_agrees_with_the_recorded_score(records):
     for run, best in records.runs["best"].items():
         low, high = np.quantile(resampled.scores[run], [0.001, 0.999])
         assert low <= best <= high
+
+
+def test_folds_are_paired_with_their_like(tmp_path):
+    """Under one seed throughout, and with one fold that the other method lacks."""
+    for number in range(3):
+        for permutation in (0, 1):
+            fold = (number, 5, permutation)
+            make_run(tmp_path, method="craft", fold=fold, quality=0.7 + 0.05 * number)
+            if number:
+                make_run(tmp_path, method="lora", fold=fold, quality=0.6)
+    records = load([tmp_path], CONFIGS)
+    (found,) = comparisons(records.runs, Resampled(records), "mini", "roberta_mini").to_dict(
+        "records"
+    )
+    assert found["n"] == 4
+    of = records.runs.set_index(["method", "fold"])["best"]
+    pairs = [of["CRAFT", fold] - of["LoRA", fold] for fold in of["LoRA"].index]
+    assert found["difference"] == pytest.approx(100 * np.mean(pairs))
