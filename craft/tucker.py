@@ -1,10 +1,11 @@
-"""Tucker decomposition of a third-order tensor: truncated HOSVD, its ablations, a cache on disk.
+"""Tucker decomposition of a third-order tensor: truncated HOSVD, its controls, a cache on disk.
 
 A tensor W of shape (N, d_out, d_in) is a stack of N matrices (arXiv 2602.17510, section 3: layer
 mode first). Its decomposition is W ~ G x1 U1 x2 U2 x3 U3, with orthonormal factors U_n and core
 G = W x1 U1^T x2 U2^T x3 U3^T. Plain tensors in, plain tensors out; no model is known here.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +18,29 @@ from craft.errors import InputError
 from craft.ranks import Rank, check_ranks, clip_ranks, energy_rank
 from craft.storage import digest_of_tensors, read_cached, sha256, write_cached
 
-Algorithm = Literal["hosvd", "hooi", "random"]
-ALGORITHMS: tuple[Algorithm, ...] = ("hosvd", "hooi", "random")
+Algorithm = Literal["hosvd", "hooi", "random", "trailing"]
+Core = Literal["fitted", "random"]
+CoreNorm = Literal["own", "hosvd"]
+ALGORITHMS: tuple[Algorithm, ...] = ("hosvd", "hooi", "random", "trailing")
+CORES: tuple[Core, ...] = ("fitted", "random")
+CORE_NORMS: tuple[CoreNorm, ...] = ("own", "hosvd")
 HOOI_SWEEPS = 10
 VERSION = 2  # of the algorithms, part of the cache's key: raised where as much as a bit changes
 
 __all__ = [
     "ALGORITHMS",
+    "CORES",
+    "CORE_NORMS",
     "Algorithm",
+    "Core",
+    "CoreNorm",
     "DecompositionCache",
     "Tucker",
     "check_ranks",
     "clip_ranks",
     "decompose",
     "decompose_cached",
+    "gaussian",
     "gram_matrices",
     "use_cache",
 ]
@@ -63,38 +73,66 @@ def decompose(
     algorithm: Algorithm = "hosvd",
     seed: int = 0,
     name: str = "tensor",
+    core: Core = "fitted",
+    core_norm: CoreNorm = "own",
 ) -> Tucker:
     """The truncated Tucker decomposition of (N, d_out, d_in), or of N matrices, in float64.
 
-    `hosvd`   U_n = the r_n leading left singular vectors of the unfolding W_(n), by an
-              eigendecomposition of its Gram matrix W_(n) W_(n)^T (one pass, no alternation: the
-              paper's definition). Gram matrices are summed matrix by matrix, so the stack is
-              never copied.
-    `hooi`    HOSVD followed by ten alternating sweeps (De Lathauwer et al. 2000b), for ablations;
-              these do hold the whole stack in float64.
-    `random`  random orthonormal factors from `seed` and the core that fits them best.
+    `hosvd`    U_n = the r_n leading left singular vectors of the unfolding W_(n), by an
+               eigendecomposition of its Gram matrix W_(n) W_(n)^T (one pass, no alternation: the
+               paper's definition). Gram matrices are summed matrix by matrix, so the stack is
+               never copied.
+    `hooi`     HOSVD followed by ten alternating sweeps (De Lathauwer et al. 2000b), for ablations;
+               these do hold the whole stack in float64.
+    `random`   random orthonormal factors, drawn from `seed` and `name`.
+    `trailing` U1 as in HOSVD, but the last r_n left singular vectors as U2 and U3.
+
+    The core is `fitted`, W x1 U1^T x2 U2^T x3 U3^T, which fits the factors best; or `random`,
+    Gaussian, drawn from `seed` and `name`, scaled to the Frobenius norm of the fitted one. With
+    core_norm='hosvd' either is scaled to the norm of HOSVD's core at the same ranks.
 
     A rank is a whole number (clipped to the mode's size with a warning), a fraction of the mode's
     size, or `energy:<share>` of the eigenvalues of its Gram matrix. The largest entry of every
     column of U_n is positive, so that two runs agree. InputError where `tensor` is not third-order,
-    not floating point, or holds NaN or inf.
+    not floating point, or holds NaN or inf, and where a core of zeros would have to be scaled.
     """
     slices = _slices(tensor, name)
     shape = (len(slices), *slices[0].shape)
     wanted = clip_ranks(ranks, shape, name)
-    if algorithm not in ALGORITHMS:
-        raise InputError(f"decomposition {algorithm!r} is not one of {', '.join(ALGORITHMS)}")
-    factors = ()
-    if algorithm != "random" or any(isinstance(rank, str) for rank in wanted):
+    for setting, given, allowed in (
+        ("decomposition", algorithm, ALGORITHMS),
+        ("core", core, CORES),
+        ("core_norm", core_norm, CORE_NORMS),
+    ):
+        if given not in allowed:
+            raise InputError(f"{setting} {given!r} is not one of {', '.join(allowed)}")
+    leading, factors = (), ()
+    by_energy = any(isinstance(rank, str) for rank in wanted)
+    if algorithm != "random" or core_norm == "hosvd" or by_energy:
         grams = gram_matrices(slices)
-        factors = tuple(_leading_vectors(gram, r) for gram, r in zip(grams, wanted, strict=True))
-    found = tuple(u.shape[1] for u in factors) or wanted
+        leading = tuple(_leading_vectors(gram, r) for gram, r in zip(grams, wanted, strict=True))
+        factors = leading
+        if algorithm == "trailing":
+            ends = [_trailing_vectors(g, u.shape[1]) for g, u in zip(grams, leading, strict=True)]
+            factors = (leading[0], *ends[1:])
+    found = tuple(u.shape[1] for u in leading) or wanted
     if algorithm == "random":
-        factors = _random_factors(shape, found, seed, slices[0].device)
+        factors = _random_factors(shape, found, seed, name, slices[0].device)
     if algorithm == "hooi":
         for _ in range(HOOI_SWEEPS):
             factors = _alternate(slices, factors, found)
-    return Tucker(_core(slices, factors), factors)
+    fitted = made = _core(slices, factors)
+    if core == "random":
+        made = gaussian(fitted.shape, seed, name, "core").to(fitted.device)
+    if core == "random" or core_norm == "hosvd":
+        norm = (_core(slices, leading) if core_norm == "hosvd" else fitted).norm()
+        if not made.norm() > 1e-12 * norm:
+            raise InputError(
+                f"{name} has no part along its {algorithm} factors: a core of zeros cannot be "
+                "scaled (core_norm='own' leaves it)"
+            )
+        made = made * (norm / made.norm())
+    return Tucker(made, factors)
 
 
 def _slices(tensor: Tensor | Sequence[Tensor], name: str) -> Sequence[Tensor]:
@@ -157,21 +195,32 @@ def _mirror(gram: Tensor) -> None:
 
 
 def _leading_vectors(gram: Tensor, rank: int | str) -> Tensor:
-    """The `rank` leading eigenvectors, descending; on the CPU, whose LAPACK is the reference.
+    """The `rank` leading eigenvectors, descending; on the CPU, whose LAPACK is the reference."""
+    if isinstance(rank, str):
+        values, vectors = torch.linalg.eigh(gram.cpu())
+        few = vectors.flip(-1)[:, : energy_rank(values.flip(0), rank)]
+    else:
+        few = _eigenvectors(gram, len(gram) - rank, len(gram)).flip(-1)
+    return _fix_signs(few).to(gram.device)
+
+
+def _trailing_vectors(gram: Tensor, rank: int) -> Tensor:
+    """The last `rank` eigenvectors, descending."""
+    return _fix_signs(_eigenvectors(gram, 0, rank).flip(-1)).to(gram.device)
+
+
+def _eigenvectors(gram: Tensor, start: int, stop: int) -> Tensor:
+    """Eigenvectors `start` to `stop` in ascending order, on the CPU.
 
     Few of many are computed alone (LAPACK's syevr), a third of the time of all."""
-    size = len(gram)
-    if isinstance(rank, int) and 4 * rank <= size:
-        from scipy.linalg import eigh
+    if 4 * (stop - start) > len(gram):
+        return torch.linalg.eigh(gram.cpu()).eigenvectors[:, start:stop]
+    from scipy.linalg import eigh
 
-        few = (size - rank, size - 1)
-        found = eigh(gram.cpu().numpy(), subset_by_index=few, driver="evr", check_finite=False)[1]
-        vectors = torch.from_numpy(found)
-    else:
-        values, vectors = torch.linalg.eigh(gram.cpu())
-        if isinstance(rank, str):
-            rank = energy_rank(values.flip(0), rank)
-    return _fix_signs(vectors.flip(-1)[:, :rank]).to(gram.device)
+    few = (start, stop - 1)
+    return torch.from_numpy(
+        eigh(gram.cpu().numpy(), subset_by_index=few, driver="evr", check_finite=False)[1]
+    )
 
 
 def _fix_signs(vectors: Tensor) -> Tensor:
@@ -179,15 +228,23 @@ def _fix_signs(vectors: Tensor) -> Tensor:
     return (vectors * largest.sign()).contiguous()
 
 
+def gaussian(shape: Sequence[int], seed: int, *stream: str) -> Tensor:
+    """Standard normal numbers in float64, the same wherever seed and stream (names) are the same.
+
+    Another stream is another draw: what the controls of two projections draw is independent."""
+    digest = hashlib.sha256(" ".join([str(seed), *stream]).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
 def _random_factors(
-    shape: Sequence[int], ranks: Sequence[int], seed: int, device: torch.device
+    shape: Sequence[int], ranks: Sequence[int], seed: int, name: str, device: torch.device
 ) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(seed)
-    gaussian = [
-        torch.randn(n, r, dtype=torch.float64, generator=generator)
-        for n, r in zip(shape, ranks, strict=True)
+    drawn = [
+        gaussian((n, r), seed, name, f"U{mode}")
+        for mode, (n, r) in enumerate(zip(shape, ranks, strict=True), 1)
     ]
-    return tuple(_fix_signs(torch.linalg.qr(g).Q).to(device) for g in gaussian)
+    return tuple(_fix_signs(torch.linalg.qr(g).Q).to(device) for g in drawn)
 
 
 def _core(slices: Sequence[Tensor], factors: tuple[Tensor, ...]) -> Tensor:
@@ -234,19 +291,24 @@ class DecompositionCache:
         algorithm: Algorithm = "hosvd",
         seed: int = 0,
         name: str = "tensor",
+        core: Core = "fitted",
+        core_norm: CoreNorm = "own",
     ) -> Tucker:
         """`decompose`, from the cache where it is there."""
         weights = digest_of_tensors({str(i): matrix for i, matrix in enumerate(slices)})
         ranks = clip_ranks(ranks, (len(slices), *slices[0].shape), name)
-        seed = seed if algorithm == "random" else 0
-        key = sha256(f"{weights} {ranks} {algorithm} {seed} {VERSION}".encode())
+        drawn = f"{seed} {name}" if "random" in (algorithm, core) else "0"
+        facts = [weights, ranks, algorithm, drawn, VERSION]
+        if (core, core_norm) != ("fitted", "own"):
+            facts += [core, core_norm]
+        key = sha256(" ".join(map(str, facts)).encode())
         name_of_file = f"{key}.safetensors"
         found = read_cached(name_of_file, (self.folder, *self.shared), "decomposing")
         if found is not None:
             device = slices[0].device
-            core, u1, u2, u3 = (found[0][part].to(device) for part in ("core", "U1", "U2", "U3"))
-            return Tucker(core, (u1, u2, u3))
-        made = decompose(slices, ranks, algorithm, seed, name)
+            parts = [found[0][part].to(device) for part in ("core", "U1", "U2", "U3")]
+            return Tucker(parts[0], (parts[1], parts[2], parts[3]))
+        made = decompose(slices, ranks, algorithm, seed, name, core, core_norm)
         tensors = {"core": made.core, **{f"U{n}": u for n, u in enumerate(made.factors, 1)}}
         write_cached(self.folder / name_of_file, tensors)
         return made
@@ -269,7 +331,9 @@ def decompose_cached(
     algorithm: Algorithm = "hosvd",
     seed: int = 0,
     name: str = "tensor",
+    core: Core = "fitted",
+    core_norm: CoreNorm = "own",
 ) -> Tucker:
     """`decompose` through the folder given to `use_cache`, if any."""
     run = decompose if _cache is None else _cache.decompose
-    return run(slices, ranks, algorithm, seed, name)
+    return run(slices, ranks, algorithm, seed, name, core, core_norm)

@@ -107,7 +107,7 @@ def model_of(config, kind=RobertaForSequenceClassification):
 def free_decompositions(monkeypatch):
     """Decompositions of the right shapes at no cost: counts depend on shapes alone."""
 
-    def tucker(slices, ranks, algorithm, seed, name):
+    def tucker(slices, ranks, algorithm, seed, name, *core):
         shape = (len(slices), *slices[0].shape)
         ranks = clip_ranks(ranks, shape, name)
         u1, u2, u3 = (torch.zeros(n, r) for n, r in zip(shape, ranks, strict=True))

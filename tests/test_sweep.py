@@ -5,12 +5,17 @@ import subprocess
 import sys
 import time
 
+import hydra
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from tiny_bench import CONFIGS, ROOT
 
-from craft import environment, record, snapshot, sweep
+from craft import environment, models, record, snapshot, sweep
+from craft.config import check
 from craft.errors import InputError
 from craft.storage import write_json
 from craft.sweep import Job, Planned, Sweep
@@ -24,10 +29,32 @@ def run_of(name, seconds=10.0, donor=None):
 
 
 def settings(**more):
-    from omegaconf import OmegaConf
-
     fields = OmegaConf.to_container(OmegaConf.load(CONFIGS / "hydra" / "launcher" / "slurm.yaml"))
     return cluster.Settings.of({k: v for k, v in {**fields, **more}.items() if k != "_target_"})
+
+
+# --- experiments
+
+
+OF_A_METHOD = [
+    path
+    for path in sorted((CONFIGS / "experiment").glob("*.yaml"))
+    if any("method.peft" in key for key in OmegaConf.load(path).hydra.sweeper.params)
+]
+
+
+@pytest.mark.parametrize("path", OF_A_METHOD, ids=lambda path: path.stem)
+def test_every_point_of_an_experiment_on_a_method_makes_its_config(path):
+    grid = OmegaConf.to_container(OmegaConf.load(path).hydra.sweeper.params)
+    grid = {**grid, "task": "rte", "seed": "0"}
+    lines = BasicSweeper.split_arguments(
+        OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in grid.items()]), None
+    )[0]
+    assert len(lines) > 1
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for line in lines:
+            config = check(hydra.compose("train", [*line, f"experiment={path.stem}"]))
+            models.peft_config(config.method, [])
 
 
 # --- packing
@@ -156,7 +183,6 @@ def test_settings_are_checked(fields, message):
 
 def test_sweeper_that_waits_for_scores_is_refused_where_the_launcher_does_not_wait():
     from hydra_plugins.craft_launchers import SlurmLauncher
-    from omegaconf import OmegaConf
 
     fields = OmegaConf.to_container(OmegaConf.load(CONFIGS / "hydra" / "launcher" / "slurm.yaml"))
     launcher = SlurmLauncher(**{k: v for k, v in fields.items() if k != "_target_"})

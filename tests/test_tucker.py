@@ -14,6 +14,8 @@ from tensorly.decomposition import tucker as tensorly_tucker
 from craft.errors import InputError
 from craft.tucker import (
     ALGORITHMS,
+    CORE_NORMS,
+    CORES,
     DecompositionCache,
     _leading_vectors,
     clip_ranks,
@@ -133,7 +135,93 @@ def test_two_runs_agree_bit_for_bit(algorithm):
 def test_error_falls_from_random_to_hosvd_to_hooi():
     tensor = low_rank(noise=1.0)
     error = {a: (decompose(tensor, (2, 3, 3), a).reconstruct() - tensor).norm() for a in ALGORITHMS}
-    assert error["hooi"] < error["hosvd"] < error["random"]
+    assert error["hooi"] < error["hosvd"] < error["random"] < error["trailing"]
+
+
+# ---- controls
+
+
+@pytest.mark.parametrize("ranks", [(3, 4, 3), (3, 12, 9), ("energy:0.9", 5, "energy:0.5")])
+def test_trailing_factors_are_the_last_singular_vectors_of_outputs_and_inputs(ranks):
+    """4 x 4 <= 20 is computed alone, 12 of 20 is not; the layers' factor stays as it was."""
+    tensor = low_rank(noise=1.0)
+    hosvd, made = decompose(tensor, ranks), decompose(tensor, ranks, "trailing")
+    assert made.ranks == hosvd.ranks
+    assert torch.equal(made.factors[0], hosvd.factors[0])
+    for mode in (1, 2):
+        factor, leading = made.factors[mode], hosvd.factors[mode]
+        u = torch.linalg.svd(tensor.movedim(mode, 0).flatten(1), full_matrices=False).U
+        last = u[:, -factor.shape[1] :]
+        identity = torch.eye(factor.shape[1], dtype=u.dtype)
+        torch.testing.assert_close((last.T @ factor).abs(), identity)
+        if 2 * factor.shape[1] <= len(u):
+            assert (leading.T @ factor).abs().max() < 1e-12
+    fitted = torch.einsum("nij,na,ib,jc->abc", tensor, *made.factors)
+    torch.testing.assert_close(made.core, fitted)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("core", CORES)
+def test_the_core_has_the_norm_that_is_asked_for(algorithm, core):
+    tensor, ranks = low_rank(noise=1.0), (2, 3, 3)
+    own = decompose(tensor, ranks, algorithm, seed=5, core=core)
+    hosvd = decompose(tensor, ranks, algorithm, seed=5, core=core, core_norm="hosvd")
+    fitted = torch.einsum("nij,na,ib,jc->abc", tensor, *own.factors)
+    torch.testing.assert_close(own.core.norm(), fitted.norm())
+    torch.testing.assert_close(hosvd.core.norm(), decompose(tensor, ranks).core.norm())
+    assert all(map(torch.equal, own.factors, hosvd.factors))
+    cosine = (own.core * fitted).sum() / fitted.norm() ** 2
+    assert cosine > 1 - 1e-12 if core == "fitted" else abs(cosine) < 0.9
+    torch.testing.assert_close(hosvd.core / hosvd.core.norm(), own.core / own.core.norm())
+
+
+def test_hosvd_at_its_own_norm_is_hosvd_bit_for_bit():
+    first, second = (
+        decompose(low_rank(), (3, 5, 4)),
+        decompose(low_rank(), (3, 5, 4), core_norm="hosvd"),
+    )
+    assert torch.equal(first.core, second.core)
+
+
+def test_a_random_core_is_gaussian_over_all_its_entries():
+    tensor = torch.randn(12, 40, 40, generator=torch.Generator().manual_seed(0))
+    core = decompose(tensor, (12, 30, 30), core="random").core
+    core = core / core.square().mean().sqrt()
+    assert abs(core.mean()) < 0.05 and abs((core**4).mean() - 3) < 0.3
+    energy = core.square().mean((1, 2))
+    assert energy.min() > 0.8 and energy.max() < 1.2  # HOSVD's own falls from slice to slice
+
+
+def test_what_is_drawn_differs_by_seed_and_by_name():
+    tensor, ranks = low_rank(), (3, 5, 4)
+    draws = [
+        (
+            decompose(tensor, ranks, "random", seed, name),
+            decompose(tensor, ranks, "hosvd", seed, name, "random"),
+        )
+        for seed, name in ((0, "query"), (1, "query"), (0, "value"))
+    ]
+    for n, (factors, core) in enumerate(draws):
+        for other_factors, other_core in draws[:n]:
+            for a, b in zip(factors.factors, other_factors.factors, strict=True):
+                assert not torch.allclose(a, b)
+            assert all(map(torch.equal, core.factors, other_core.factors))
+            assert (
+                abs(
+                    torch.corrcoef(torch.stack([core.core.flatten(), other_core.core.flatten()]))[
+                        0, 1
+                    ]
+                )
+                < 0.5
+            )
+
+
+def test_a_core_of_zeros_is_not_scaled():
+    tensor = torch.zeros(3, 8, 8)
+    tensor[:, :4, :4] = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert decompose(tensor, (2, 3, 3), "trailing").core.norm() < 1e-12
+    with pytest.raises(InputError, match="value has no part along its trailing factors"):
+        decompose(tensor, (2, 3, 3), "trailing", name="value", core_norm="hosvd")
 
 
 def test_ranks_above_the_shape_are_clipped_with_a_warning():
@@ -171,9 +259,47 @@ def test_bad_tensors_are_refused_by_name(tensor, message):
         decompose(tensor, (1, 1, 1), name="W")
 
 
-def test_unknown_algorithm_is_refused():
-    with pytest.raises(InputError, match="'als' is not one of hosvd, hooi, random"):
-        decompose(low_rank(), (1, 1, 1), "als")
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"algorithm": "als"}, "decomposition 'als' is not one of hosvd, hooi, random, trailing"),
+        ({"core": "best"}, "core 'best' is not one of fitted, random"),
+        ({"core_norm": "unit"}, "core_norm 'unit' is not one of own, hosvd"),
+    ],
+)
+def test_unknown_choices_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        decompose(low_rank(), (1, 1, 1), **fields)
+
+
+def test_cache_tells_controls_apart_and_gives_back_what_was_made(tmp_path):
+    cache, slices, ranks = DecompositionCache(tmp_path), list(low_rank(noise=1.0)), (3, 5, 4)
+    choices = [
+        (algorithm, seed, name, core, core_norm)
+        for algorithm in ALGORITHMS
+        for core in CORES
+        for core_norm in CORE_NORMS
+        for seed, name in ((0, "query"), (1, "query"), (0, "value"))
+        if "random" in (algorithm, core) or (seed, name) == (0, "query")
+    ]
+    made = [cache.decompose(slices, ranks, *choice) for choice in choices]
+    assert len(list(tmp_path.iterdir())) == len(choices) == 36
+    for choice, first in zip(choices, made, strict=True):
+        for again in (cache.decompose(slices, ranks, *choice), decompose(slices, ranks, *choice)):
+            assert torch.equal(first.core, again.core)
+            assert all(map(torch.equal, first.factors, again.factors))
+    cache.decompose(
+        slices, ranks, "trailing", 3, "value"
+    )  # draws nothing: seed and name are nothing to it
+    assert len(list(tmp_path.iterdir())) == len(choices)
+
+
+def test_cache_finds_what_was_kept_before_there_were_controls(tmp_path):
+    tensor = torch.arange(24.0).reshape(2, 3, 4)
+    DecompositionCache(tmp_path).decompose(list(tensor), (1, 2, 2), name="query")
+    assert [path.stem for path in tmp_path.iterdir()] == [
+        "77f1446eb7e8f9429a0942ed1a61dbb635672897944238e26749a70c1f8994b0"
+    ]
 
 
 def test_cache_is_keyed_by_weights_ranks_and_algorithm(tmp_path):

@@ -9,10 +9,12 @@ G, U1, U2, U3, all frozen. Three square matrices J1, J2, J3 train, and the adapt
 Slice l of T - R is U2 M_l U3^T with M_l = J2 (sum_a (U1 J1)[l, a] G[a]) J3^T - sum_a U1[l, a] G[a].
 """
 
+import math
+
 import torch
 from torch import Tensor
 
-from craft.tucker import decompose_cached
+from craft.tucker import decompose_cached, gaussian
 from craft.tuners.craft_config import CraftConfig, check_rank_pattern, ranks_of
 from craft.tuners.group import Group
 from craft.tuners.registration import register
@@ -30,21 +32,28 @@ class CraftModel(SandwichModel):
     def build(self, adapter: str, config: CraftConfig, group: Group) -> None:
         check_rank_pattern(config.rank_pattern, self.groups[adapter])
         ranks = ranks_of(config, group)
+        seed = config.decomposition_seed
         made = decompose_cached(
-            group.weights(), ranks, config.decomposition, config.decomposition_seed, group.name
-        )
+            group.weights(), ranks, config.decomposition, seed, group.name,
+            config.core, config.core_norm,
+        )  # fmt: skip
         if any(isinstance(rank, str) for rank in ranks):
             config.energy_ranks = {**(config.energy_ranks or {}), group.name: [*made.ranks]}
         u1, u2, u3 = made.factors
         for name, value in {"core": made.core, "U1": u1, "U2": u2, "U3": u3}.items():
             self.keep(adapter, group, name, value, trained=False, saved=config.save_factors)
         for mode in config.modes:
-            rank = made.ranks[mode - 1]
-            shape = (rank, rank) if config.j == "full" else (rank,)
+            rank, k = made.ranks[mode - 1], config.j_basis
+            shape = {"full": (rank, rank), "diagonal": (rank,), "basis": (k,)}[config.j]
             start = torch.zeros(shape)
             if config.init == "paper":
                 start = config.eps * config.sigma * torch.randn(shape)
-            self.keep(adapter, group, f"D{mode}", start, trained=True)
+            if config.j == "basis":
+                basis = random_basis(k, rank, seed, group.name, f"B{mode}")
+                saved = config.save_factors
+                self.keep(adapter, group, f"B{mode}", basis, trained=False, saved=saved)
+            name = f"c{mode}" if config.j == "basis" else f"D{mode}"
+            self.keep(adapter, group, name, start, trained=True)
         if config.train_core:
             self.keep(adapter, group, "dG", torch.zeros(made.ranks), trained=True)
 
@@ -55,10 +64,11 @@ class CraftModel(SandwichModel):
 
             M = dS + D2 T + T D3^T + D2 T D3^T
 
-        A diagonal D is kept as a vector; what does not train is not there, and counts as zero.
+        What does not train is not there, and counts as zero.
         Zero for D = 0 in every dtype; as accurate as D for small D, where J2 T J3^T - S is not."""
         u1, core = (wide(self.tensor(adapter, group, name)) for name in ("U1", "core"))
-        d1, d2, d3, dg = (self.find(adapter, group, name) for name in ("D1", "D2", "D3", "dG"))
+        d1, d2, d3 = (self.change(adapter, group, mode) for mode in (1, 2, 3))
+        dg = self.find(adapter, group, "dG")
         s = _mode1(u1, core)  # (N, r2, r3)
         moved = None if d1 is None else u1 @ d1 if d1.ndim == 2 else u1 * d1  # U1 D1 (N, r1)
         ds = torch.zeros_like(s) if moved is None else _mode1(moved, core)
@@ -68,12 +78,28 @@ class CraftModel(SandwichModel):
         left = torch.zeros_like(t) if d2 is None else _left(d2, t)
         return ds + left if d3 is None else ds + left + _right(t + left, d3)
 
+    def change(self, adapter: str, group: Group, mode: int) -> Tensor | None:
+        """D_n = J_n - I (r_n, r_n), a diagonal one as a vector; None where J_n does not train."""
+        basis = self.find(adapter, group, f"B{mode}")
+        if basis is None:
+            return self.find(adapter, group, f"D{mode}")
+        return torch.einsum("k,kij->ij", wide(self.tensor(adapter, group, f"c{mode}")), basis)
+
     def outer_matrices(self, adapter: str, group: Group, index: int) -> tuple[Tensor, Tensor]:
         return self.tensor(adapter, group, "U2"), self.tensor(adapter, group, "U3")
 
     def ranks(self, adapter: str = "default") -> dict[str, tuple[int, ...]]:
         """The effective ranks of each group, after clipping."""
         return {g.name: tuple(self.tensor(adapter, g, "core").shape) for g in self.groups[adapter]}
+
+
+def random_basis(k: int, rank: int, seed: int, *stream: str) -> Tensor:
+    """B_1 to B_k (k, r, r): Gaussian, each of Frobenius norm r / sqrt(k).
+
+    Coefficients of size a, of random signs, then give sum_i c_i B_i entries of mean square a^2: a
+    step of Adam at one rate is as long as on a full D, whatever k and r are."""
+    drawn = gaussian((k, rank, rank), seed, *stream)
+    return drawn * (rank / math.sqrt(k) / drawn.flatten(1).norm(dim=1)[:, None, None])
 
 
 def _mode1(rows: Tensor, core: Tensor) -> Tensor:

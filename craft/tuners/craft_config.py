@@ -8,12 +8,12 @@ from peft.utils import PeftType
 
 from craft.errors import InputError
 from craft.ranks import Rank, Ranks, check_ranks
-from craft.tucker import ALGORITHMS
+from craft.tucker import ALGORITHMS, CORE_NORMS, CORES, Algorithm, Core, CoreNorm
 from craft.tuners.group import Group
 from craft.tuners.targets import SandwichConfig
 
 INITS = ("exact", "paper")
-SQUARES = ("full", "diagonal")
+SQUARES = ("full", "diagonal", "basis")
 MODES = (1, 2, 3)
 
 
@@ -30,9 +30,20 @@ class CraftConfig(SandwichConfig):
     | target_modules         | n = the number of projections; d_out, d_in of each clip r2, r3    |
     | rank_pattern           | the sum over projections of r1**2 + r2**2 + r3**2, each its own   |
     | j='diagonal'           | n * (r1 + r2 + r3)                                                |
+    | j='basis', j_basis=k   | n * 3 * k                                                         |
     | modes=(2, 3)           | n * (r2**2 + r3**2)                                               |
     | train_core             | n * (r1**2 + r2**2 + r3**2 + r1 * r2 * r3)                        |
+    | modes=(), train_core   | n * r1 * r2 * r3: the core in place of the J                      |
     | layer_blocks=b         | n * b * (r1**2 + r2**2 + r3**2), r1 at most the layers of a block |
+
+    Controls of the decomposition train as many numbers as the default, with a core of the same norm
+    (and draw anew for each decomposition_seed and projection):
+
+    | control                | decomposition | core      | core_norm |
+    |------------------------|---------------|-----------|-----------|
+    | random factors         | 'random'      | 'fitted'  | 'hosvd'   |
+    | random core            | 'hosvd'       | 'random'  | 'own'     |
+    | trailing directions    | 'trailing'    | 'fitted'  | 'hosvd'   |
 
     41,152 on RoBERTa-large by default and, r1 being clipped to its 12 layers, 40,288 on
     RoBERTa-base."""
@@ -51,7 +62,13 @@ class CraftConfig(SandwichConfig):
     )
     j: str = field(
         default="full",
-        metadata={"help": "J1, J2, J3 are 'full' square matrices as in the paper, or 'diagonal'."},
+        metadata={
+            "help": "J1, J2, J3 are 'full' square matrices as in the paper, 'diagonal', or of a "
+            "'basis': J = I + sum_i c_i B_i over fixed random B_i, of which the c_i train."
+        },
+    )
+    j_basis: int = field(
+        default=100, metadata={"help": "How many B_i each of J1, J2 and J3 has with j='basis'."}
     )
     modes: Sequence[int] = field(
         default=MODES,
@@ -73,11 +90,33 @@ class CraftConfig(SandwichConfig):
     )
     eps: float = field(default=0.01, metadata={"help": "eps of init='paper'."})
     sigma: float = field(default=0.02, metadata={"help": "sigma of init='paper'."})
-    decomposition: str = field(
+    decomposition: Algorithm = field(
         default="hosvd",
-        metadata={"help": "'hosvd' as in the paper; 'hooi' or 'random' for ablations."},
+        metadata={
+            "help": "'hosvd' as in the paper; for ablations 'hooi', 'random' factors, or the "
+            "'trailing' directions of the outputs and inputs."
+        },
     )
-    decomposition_seed: int = field(default=0, metadata={"help": "Seed of decomposition='random'."})
+    core: Core = field(
+        default="fitted",
+        metadata={
+            "help": "The core that fits the factors best, or a 'random' one, scaled to its norm."
+        },
+    )
+    core_norm: CoreNorm = field(
+        default="own",
+        metadata={
+            "help": "'hosvd' scales the core to the Frobenius norm of HOSVD's at the same ranks, "
+            "so that controls differ in subspace alone."
+        },
+    )
+    decomposition_seed: int = field(
+        default=0,
+        metadata={
+            "help": "Seed of what is drawn and frozen: random factors, a random core, the B_i of "
+            "j='basis'. Each projection draws its own."
+        },
+    )
     save_factors: bool = field(
         default=True,
         metadata={
@@ -96,7 +135,13 @@ class CraftConfig(SandwichConfig):
         self.peft_type = PeftType("CRAFT")
         self.ranks = check_ranks(self.ranks)
         self.rank_pattern = {k: check_ranks(r) for k, r in (self.rank_pattern or {}).items()}
-        choices = (("init", INITS), ("decomposition", ALGORITHMS), ("j", SQUARES))
+        choices = (
+            ("init", INITS),
+            ("decomposition", ALGORITHMS),
+            ("core", CORES),
+            ("core_norm", CORE_NORMS),
+            ("j", SQUARES),
+        )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise InputError(
@@ -111,9 +156,13 @@ class CraftConfig(SandwichConfig):
         if not modes and not self.train_core:
             raise InputError("nothing trains: modes is empty and train_core is False")
         self.modes = tuple(sorted(modes))
-        blocks = self.layer_blocks
-        if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1:
-            raise InputError(f"layer_blocks must be a positive integer, not {blocks!r}")
+        seed = self.decomposition_seed
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise InputError(f"decomposition_seed must be an integer, not {seed!r}")
+        for name in ("layer_blocks", "j_basis"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name} must be a positive integer, not {value!r}")
 
 
 def ranks_of(config: CraftConfig, group: Group) -> Ranks:

@@ -1,14 +1,29 @@
 """CRAFT's variants: each trains what its formula says and computes the dense formula."""
 
+import math
+
 import pytest
 import torch
-from peft import PeftModel
-from tiny_models import RANKS, Stack, attach, excite, llama, loss, outputs, roberta, trained
+from peft import PeftModel, get_peft_model_state_dict
+from tiny_models import (
+    RANKS,
+    Stack,
+    attach,
+    excite,
+    llama,
+    loss,
+    outputs,
+    roberta,
+    some_steps,
+    trained,
+)
 
 from craft import CraftConfig
 from craft.counts import closed_form
 from craft.errors import InputError
 from craft.export import as_lora
+from craft.tucker import ALGORITHMS
+from craft.tuners.craft import random_basis
 
 SIX = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 DEFAULT = "n * (r1**2 + r2**2 + r3**2)"
@@ -36,6 +51,16 @@ VARIANTS = {
     ),
     "hooi": ({"decomposition": "hooi"}, DEFAULT, {}),
     "random": ({"decomposition": "random"}, DEFAULT, {}),
+    "random_matched": ({"decomposition": "random", "core_norm": "hosvd"}, DEFAULT, {}),
+    "random_core": ({"core": "random", "decomposition_seed": 3}, DEFAULT, {}),
+    "trailing": ({"decomposition": "trailing", "core_norm": "hosvd"}, DEFAULT, {}),
+    "basis": ({"j": "basis", "j_basis": 7}, "n * 3 * k", {"k": 7}),
+    "basis_of_two_modes": ({"j": "basis", "j_basis": 3, "modes": [1, 3]}, "n * 2 * k", {"k": 3}),
+    "basis_and_core": (
+        {"j": "basis", "j_basis": 3, "train_core": True},
+        "n * (3 * k + r1 * r2 * r3)",
+        {"k": 3},
+    ),
     "fractions": ({"ranks": (0.6, 0.3, 0.25)}, DEFAULT, {}),  # of 3, 16, 16
 }
 every_variant = pytest.mark.parametrize("name", VARIANTS)
@@ -60,7 +85,10 @@ def dense(tuner, group, adapter="default"):
     """T - R by reconstruction, J = I where none trains."""
 
     def j(mode, size):
-        d = tuner.find(adapter, group, f"D{mode}")
+        d, c = (tuner.find(adapter, group, f"{name}{mode}") for name in "Dc")
+        if c is not None:
+            basis = tuner.tensor(adapter, group, f"B{mode}")
+            d = torch.stack([one * matrix for one, matrix in zip(c, basis, strict=True)]).sum(0)
         d = torch.zeros(size, dtype=torch.float64) if d is None else d
         return torch.eye(size, dtype=torch.float64) + (torch.diag(d) if d.ndim == 1 else d)
 
@@ -112,6 +140,122 @@ def test_paper_start_of_a_diagonal_is_small_and_on_the_diagonal():
     assert all(p.ndim == 1 and p.abs().max() > 0 for p in trained(model).values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@every_variant
+def test_a_variant_starts_exact_in_every_precision(name, dtype):
+    model = variant(name).to(dtype)
+    assert torch.equal(outputs(model), outputs(roberta().to(dtype)))
+
+
+# ---- controls of the decomposition
+
+
+def core_of(group="query", **fields):
+    tuner = attach(roberta(), **fields).base_model
+    return getattr(tuner, f"craft_{group}_core")["default"]
+
+
+@pytest.mark.parametrize("group", ["query", "value"])
+def test_controls_have_cores_of_hosvd_s_norm(group):
+    norm = core_of(group).norm()
+    for name in ("random_matched", "random_core", "trailing"):
+        torch.testing.assert_close(core_of(group, **VARIANTS[name][0]).norm(), norm)
+    assert core_of(group, decomposition="random").norm() < 0.8 * norm
+    assert core_of(group, decomposition="trailing").norm() < 0.8 * norm
+
+
+def test_trailing_directions_are_orthogonal_to_the_leading_ones_but_for_the_layers():
+    trailing, hosvd = (
+        attach(roberta(), decomposition=name).base_model for name in ("trailing", "hosvd")
+    )
+    for group in ("query", "value"):
+        u1, u2, u3 = (
+            [getattr(tuner, f"craft_{group}_U{mode}")["default"] for tuner in (trailing, hosvd)]
+            for mode in (1, 2, 3)
+        )
+        assert torch.equal(*u1)
+        assert all((a.T @ b).abs().max() < 1e-6 for a, b in (u2, u3))
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"decomposition": "random", "core_norm": "hosvd"}, ("U1", "U2", "U3", "core")),
+        ({"core": "random"}, ("core",)),
+        ({"j": "basis", "j_basis": 7}, ("B1", "B2", "B3")),
+    ],
+)
+def test_what_a_control_draws_differs_by_seed_and_by_projection(fields, names):
+    def drawn(seed, group):
+        tuner = attach(roberta(), decomposition_seed=seed, **fields).base_model
+        return [getattr(tuner, f"craft_{group}_{name}")["default"] for name in names]
+
+    first = drawn(0, "query")
+    assert all(map(torch.equal, drawn(0, "query"), first))
+    for other in (drawn(1, "query"), drawn(0, "value")):
+        assert not any(torch.allclose(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_the_three_modes_draw_apart():
+    """Of equal ranks, too."""
+    tuner = attach(roberta(), ranks=(3, 3, 3), j="basis", j_basis=4).base_model
+    b1, b2, b3 = (getattr(tuner, f"craft_query_B{mode}")["default"] for mode in (1, 2, 3))
+    assert not any(torch.allclose(a, b) for a, b in ((b1, b2), (b2, b3), (b1, b3)))
+
+
+# ---- J of a basis
+
+
+@pytest.mark.parametrize(("k", "rank"), [(1, 5), (7, 2), (100, 40)])
+def test_a_step_of_coefficients_is_as_long_as_one_of_a_full_matrix(k, rank):
+    basis = random_basis(k, rank, 0, "query", "B2")
+    norm = torch.full((k,), rank / math.sqrt(k), dtype=torch.float64)
+    torch.testing.assert_close(basis.flatten(1).norm(dim=1), norm)
+    generator = torch.Generator().manual_seed(0)
+    steps = 0.01 * torch.randn(200, k, generator=generator, dtype=torch.float64).sign()
+    changes = torch.einsum("nk,kij->nij", steps, basis)
+    assert changes.square().mean().sqrt() == pytest.approx(0.01, rel=0.1)
+
+
+def test_only_the_coefficients_of_a_basis_train_and_its_matrices_do_not_move():
+    model = attach(roberta(), j="basis", j_basis=7)
+    shapes = {name.rpartition("_")[2]: tuple(p.shape) for name, p in trained(model).items()}
+    assert shapes == {"c1": (7,), "c2": (7,), "c3": (7,)}
+    basis = model.base_model.craft_query_B2["default"].clone()
+    some_steps(model, weight_decay=0.1)
+    assert all(p.abs().max() > 0 for p in trained(model).values())
+    assert torch.equal(model.base_model.craft_query_B2["default"], basis)
+
+
+def test_paper_start_of_a_basis_is_as_small_as_that_of_a_full_matrix():
+    model = attach(Stack(3, 64, 64), ranks=(3, 40, 40), target_modules=["proj"], j="basis",
+                   init="paper", eps=0.5, sigma=0.2)  # fmt: skip
+    (group,) = model.base_model.groups["default"]
+    change = model.base_model.change("default", group, 2).detach()
+    assert change.square().mean().sqrt() == pytest.approx(0.1, rel=0.3)
+
+
+@pytest.mark.parametrize("save_factors", [True, False])
+def test_a_basis_is_in_the_file_where_factors_are(save_factors, tmp_path):
+    model = attach(roberta(), j="basis", j_basis=7, save_factors=save_factors)
+    saved = get_peft_model_state_dict(model)
+    names = {name.rpartition("_")[2] for name in saved if "craft_query" in name}
+    frozen = {"core", "U1", "U2", "U3", "B1", "B2", "B3"}
+    assert names == {"c1", "c2", "c3"} | (frozen if save_factors else set())
+
+
+def test_a_basis_of_the_study_s_size_loads_bit_for_bit(tmp_path):
+    def made():
+        return Stack(6, 384, 384)
+
+    model = excite(
+        attach(made(), ranks=(6, 100, 100), target_modules=["proj"], j="basis"), scale=0.1
+    )
+    model.save_pretrained(tmp_path)
+    x = torch.randn(3, 384)
+    assert torch.equal(PeftModel.from_pretrained(made(), tmp_path)(x), model(x))
+
+
 def test_blocks_are_runs_of_consecutive_layers():
     model = attach(roberta(num_hidden_layers=5), layer_blocks=2, target_modules=["query"])
     groups = model.base_model.groups["default"]
@@ -142,7 +286,7 @@ def spectrum(group, mode):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
-@pytest.mark.parametrize("decomposition", ["hosvd", "hooi", "random"])
+@pytest.mark.parametrize("decomposition", ALGORITHMS)
 def test_energy_is_the_fewest_that_hold_its_share_of_the_spectrum(share, decomposition):
     model = attach(roberta(), ranks=f"energy:{share}", decomposition=decomposition)
     for group in model.base_model.groups["default"]:
@@ -187,7 +331,11 @@ def test_an_adapter_of_energy_loads_onto_weights_of_another_spectrum(tmp_path):
         ({"ranks": 1.5}, "not 1.5"),
         ({"ranks": (0.0, 5, 4)}, "three positive integers"),
         ({"rank_pattern": {"value": (1, 2)}}, "three positive integers"),
-        ({"j": "triangular"}, "j 'triangular' is not one of full, diagonal"),
+        ({"j": "triangular"}, "j 'triangular' is not one of full, diagonal, basis"),
+        ({"j": "basis", "j_basis": 0}, "j_basis must be a positive integer, not 0"),
+        ({"core": "gaussian"}, "core 'gaussian' is not one of fitted, random"),
+        ({"core_norm": "unit"}, "core_norm 'unit' is not one of own, hosvd"),
+        ({"decomposition_seed": 0.5}, "decomposition_seed must be an integer, not 0.5"),
         ({"modes": [0, 1]}, "modes must be some of 1, 2, 3"),
         ({"modes": [1, 1]}, "modes must be some of 1, 2, 3"),
         ({"modes": []}, "nothing trains"),
