@@ -245,7 +245,7 @@ def adapted(model: PeftModel) -> list[dict[str, Any]]:
         if isinstance(module, BaseTunerLayer):
             starred, index = layer_index(path)
             weight = getattr(module.get_base_layer(), "weight", None)
-            place = starred if index is None else starred.split("N.", 1)[-1]
+            place = starred if index is None else starred.partition(".N.")[2]
             count[place, None if weight is None else tuple(weight.shape)] += 1
     return [
         {

@@ -46,8 +46,8 @@ def check_fields(kind: type[PeftConfig], given: Mapping[str, Any]) -> None:
             )
         allowed = _scalars(hints[name])
         if allowed is not None and not any(_is(value, one) for one in allowed):
-            names = ", ".join(_shown(one) for one in allowed)
-            raise InputError(f"method.peft.{name} must be one of {names}, not {value!r}")
+            names = " or ".join(_shown(one) for one in allowed)
+            raise InputError(f"method.peft.{name} must be {names}, not {value!r}")
 
 
 def _scalars(hint: Any) -> list[Any] | None:
@@ -71,7 +71,7 @@ def _is(value: Any, allowed: Any) -> bool:
 
 
 def _shown(allowed: Any) -> str:
-    words = {int: "a number", float: "a number", bool: "true or false", str: "a text"}
+    words = {int: "a number", float: "a number", bool: "true or false", str: "text"}
     return words.get(allowed, "null" if allowed is types.NoneType else repr(allowed))
 
 
