@@ -153,6 +153,7 @@ def compute(
         "status": fitted.status,
         "accumulate": settings.accumulate,
         "start_from": started_from,
+        "adapted": models.adapted(model),
         "closed_form": closed_form(config, model),
         "intruders": dataclasses.asdict(found),
         "vertical": getattr(model.get_base_model().config, "vertical", None),

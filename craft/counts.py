@@ -5,11 +5,12 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import PretrainedConfig
 
 from craft.errors import InputError
+from craft.targets import peft_config_class
 from craft.tuners.bottleneck import skipped_layers
+from craft.tuners.targets import default_targets
 
 OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
@@ -78,7 +79,7 @@ def variables(
             found["f"] = getattr(model_config, name)
     targets = peft_fields.get("target_modules")
     if targets is None:
-        targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_config.model_type)
+        targets = default_targets(peft_config_class(peft_fields)(), model_config.model_type)
     if targets is not None and not isinstance(targets, str):
         found["n"] = len(targets)
     found.update({f"r{i}": rank for i, rank in enumerate(peft_fields.get("ranks", ()), 1)})

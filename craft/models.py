@@ -4,6 +4,7 @@ attached by peft."""
 import contextlib
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors import SafetensorError
 from torch import nn
@@ -25,9 +27,12 @@ from transformers.utils import logging as transformers_logging
 from craft.errors import InputError, first_line
 from craft.glue.batches import Layout, Tokens
 from craft.glue.tasks import Task
+from craft.ranks import Clipped
 from craft.storage import sha256
-from craft.targets import peft_config_class
-from craft.tuners.targets import check_targets
+from craft.targets import check_fields, peft_config_class
+from craft.tuners.encoders import ENCODERS
+from craft.tuners.group import layer_index
+from craft.tuners.targets import check_targets, default_targets, linear_names
 from craft.vertical import make_vertical
 
 FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "tokenizer*"]
@@ -166,6 +171,7 @@ def build(
         model.get_submodule(name).apply(
             model._init_weights
         )  # the head's start depends on the seed alone
+    model._init_weights(model)  # what the class draws in another way than its modules
     return model
 
 
@@ -196,37 +202,88 @@ def _quiet() -> Iterator[None]:
 
 def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
     """Attach a method, `get_peft_model(model, instantiate(method.peft))`, with the heads as modules
-    to save.
+    to save and, where it names none, the target modules of the encoder's type.
 
     `train_backbone` in the method's section adds the backbone itself (full fine-tuning). What the
     method draws at random comes from `seed`. InputError where its target modules match nothing."""
     saved = heads(model)
     if method.get("train_backbone"):
-        saved = [model.base_model_prefix, *saved]
+        # as its path in peft's tuner: that has a module `model` of its own, as ModernBERT has
+        saved = [f"model.{model.base_model_prefix}", *saved]
     config = peft_config(method, modules_to_save=saved)
     torch.manual_seed(seed)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(record=True) as said:
         # peft's second list of heads for this task type, which ours repeats by intent
         warnings.filterwarnings("ignore", message=".*modules_to_save.*")
         # peft asks by the name that transformers has renamed
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         try:
-            targets = getattr(config, "target_modules", None)
-            if targets not in (None, DUMMY_TARGET_MODULES):
+            if getattr(config, "target_modules", "") is None:
+                config.target_modules = _own_targets(model, config)  # type: ignore[attr-defined]
+            if getattr(config, "target_modules", None) not in (None, DUMMY_TARGET_MODULES):
                 check_targets(model, config)  # peft's message would not name them
-            return get_peft_model(model, config)
-        except ValueError as error:
+            attached = get_peft_model(model, config)
+        except (ValueError, TypeError) as error:
             raise InputError(f"method {method['label']}: {' '.join(str(error).split())}") from error
+    clipped = [one.message for one in said if isinstance(one.message, Clipped)]
+    if clipped:
+        warnings.warn(Clipped.merged(clipped), stacklevel=2)
+    for one in said:
+        if one.message not in clipped:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return attached
+
+
+def adapted(model: PeftModel) -> list[dict[str, Any]]:
+    """What a method adapts, one entry for all modules at one place of a layer: the path within the
+    layer, the weight's shape, how many they are, and which projections the matrix holds, several
+    where they are fused."""
+    base: Any = model.get_base_model()
+    encoder = ENCODERS.get(base.config.model_type)
+    count: Counter[tuple[str, tuple[int, ...] | None]] = Counter()
+    for path, module in base.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            starred, index = layer_index(path)
+            weight = getattr(module.get_base_layer(), "weight", None)
+            place = starred if index is None else starred.partition(".N.")[2]
+            count[place, None if weight is None else tuple(weight.shape)] += 1
+    return [
+        {
+            "module": place,
+            "shape": None if shape is None else [*shape],
+            "count": number,
+            "projections": [] if encoder is None else encoder.held_by(place),
+        }
+        for (place, shape), number in count.items()
+    ]
+
+
+def _own_targets(model: nn.Module, config: PeftConfig) -> set[str] | str | None:
+    """The target modules of a method that names none; InputError says what to write."""
+    kind: Any = getattr(model.config, "model_type", None)
+    try:
+        targets = default_targets(config, kind)
+    except InputError as error:
+        raise InputError(
+            f"{error}: give +method.peft.target_modules=[NAME,NAME], some of its Linear modules "
+            f"{', '.join(linear_names(model))}"
+        ) from error
+    return set(targets) if isinstance(targets, list) else targets
 
 
 def peft_config(method: Mapping[str, Any], modules_to_save: list[str]) -> PeftConfig:
     """The method's PeftConfig; InputError where its fields are not accepted."""
+    given = {key: value for key, value in method["peft"].items() if key != "_target_"}
+    fields = {"task_type": "SEQ_CLS", "modules_to_save": modules_to_save}
     try:
-        given = {key: value for key, value in method["peft"].items() if key != "_target_"}
-        fields = {"task_type": "SEQ_CLS", "modules_to_save": modules_to_save}
-        return peft_config_class(method["peft"])(**copy.deepcopy(given), **fields)
+        kind = peft_config_class(method["peft"])
+        check_fields(kind, given)
+        return kind(**copy.deepcopy(given), **fields)
     except (TypeError, ValueError, AttributeError, KeyError, ImportError) as error:
-        raise InputError(f"method {method['label']}: {first_line(error)}") from error
+        reason = first_line(error)
+        if reason.split()[0] in given:  # the classes name their fields, not where they are given
+            reason = f"method.peft.{reason}"
+        raise InputError(f"method {method['label']}: {reason}") from error
 
 
 def trained(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:

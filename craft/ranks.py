@@ -14,6 +14,23 @@ Ranks = tuple[Rank, Rank, Rank]
 ENERGY = re.compile(r"energy:(\d*\.?\d+)")
 
 
+class Clipped(UserWarning):
+    """A rank that a weight is too small for, and what is used instead."""
+
+    def __init__(self, asked: str, shape: tuple[int, ...], names: Sequence[str], used: object):
+        self.case = asked, shape, used
+        self.names = [*names]
+        super().__init__(f"{asked} the shape {shape} of {', '.join(names)}; using {used}")
+
+    @staticmethod
+    def merged(found: Iterable["Clipped"]) -> str:
+        """One line on several, those alike named together."""
+        names: dict[tuple, list[str]] = {}
+        for one in found:
+            names.setdefault(one.case, []).extend(one.names)
+        return "; ".join(str(Clipped(a, s, own, used)) for (a, s, used), own in names.items())
+
+
 def check_ranks(ranks: object) -> Ranks:
     """(r1, r2, r3), each a positive integer, a fraction in (0, 1] or 'energy:<share>'.
 
@@ -48,10 +65,8 @@ def clip_ranks(
     given = check_ranks(ranks)
     r1, r2, r3 = (_whole(r, n) for r, n in zip(given, shape, strict=True))
     if any(isinstance(r, int) and r > n for r, n in zip(given, shape, strict=True)):
-        warnings.warn(
-            f"ranks {given} exceed the shape {tuple(shape)} of {name}; using {(r1, r2, r3)}",
-            stacklevel=3,
-        )
+        clipped = Clipped(f"ranks {given} exceed", tuple(shape), [name], (r1, r2, r3))
+        warnings.warn(clipped, stacklevel=3)
     return r1, r2, r3
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,19 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 _received: list[int] = []
 _before: dict[int, Any] = {}  # the handlers that ours took the place of
 _worker = True  # a launcher's, until `start` says that this is the process that was started
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning to the user without the line of code that it comes from."""
+    if issubclass(category, UserWarning):
+        return f"warning: {message}\n"
+    return _with_source(message, category, filename, lineno, line)
+
+
+_with_source = warnings.formatwarning
+warnings.formatwarning = _one_line
 
 
 class Stopped(Exception):

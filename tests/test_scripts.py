@@ -84,9 +84,11 @@ REFUSED = {
     "unknown key, added": (["+train.foo=1"], r"train: keys \['foo'\] are unknown or missing"),
     "missing key": (["~train.device"], r"train: keys \['device'\] are unknown or missing"),
     "unknown field": (["method.peft.foo=1"], r"'method.peft.foo' is unknown; .* has .*ranks"),
-    "unknown field, added": (["+method.peft.foo=1"], r"method CRAFT: .*'foo'"),
+    "unknown field, added": (
+        ["+method.peft.rank=8"], r"method CRAFT: method.peft.rank is not one of .* ranks, ",
+    ),
     "no such PeftConfig": (["method.peft._target_=craft.Foo"], r"method CRAFT: .*craft.Foo"),
-    "two ranks": ([f"{RANKS}=[2,8]"], r"method CRAFT: .*ranks.*\[2, 8\]"),
+    "two ranks": ([f"{RANKS}=[2,8]"], r"method CRAFT: method.peft.ranks must .*\[2, 8\]"),
     "rank 0": ([f"{RANKS}=[2,0,8]"], r"method CRAFT: .*ranks.*\[2, 0, 8\]"),
     "negative rank": ([f"{RANKS}=[2,8,-8]"], r"method CRAFT: .*ranks.*\[2, 8, -8\]"),
     "broken rank": ([f"{RANKS}=[2,8,8.5]"], r"method CRAFT: .*ranks.*8\.5"),
@@ -95,7 +97,7 @@ REFUSED = {
     "ranks that are one number": ([f"{RANKS}=8"], r"method CRAFT: .*ranks.*8"),
     "ranks that are nothing": ([f"{RANKS}=null"], r"method CRAFT: .*ranks.*None"),
     "true as a rank": ([f"{RANKS}=[2,8,true]"], r"method CRAFT: .*ranks.*True"),
-    "unknown init": (["method.peft.init=warm"], r"CRAFT: init 'warm' is not one of exact, paper"),
+    "unknown init": (["method.peft.init=warm"], r"method.peft.init 'warm' is not one of exact, paper"),
     "CRAFT's target": (["+method.peft.target_modules=[nope]"], r"method CRAFT: .*nope"),
     "fp16 on a CPU": (["train.precision=fp16"], "needs a CUDA device; on a CPU take bf16 or fp32"),
     "unknown precision": (["train.precision=fp8"], "'fp8' is not one of fp32, bf16, fp16"),
@@ -162,6 +164,21 @@ def test_value_that_must_be_given_is_asked_for(key, bench, train, capsys):
 def test_missing_recipe_row_is_named(bench, train, capsys):
     line = [o for o in bench.overrides("~recipe.rte") if not o.startswith("train.lr")]
     message = "the recipe of CRAFT on local gives no lr for task rte; give it: train.lr=VALUE"
+    assert_refused(bench, train(*line), capsys.readouterr(), message)
+
+
+@pytest.mark.parametrize(
+    "method, override, message",
+    [
+        ("lora", "method.peft.r=abc", "LoRA: method.peft.r must be a number, not 'abc'$"),
+        ("lora", "+method.peft.bias=1", "method.peft.bias must be 'none' or 'all' or "),
+        ("lora", "+method.peft.use_rslora=2", "use_rslora must be true or false, not 2$"),
+        ("lora", "method.peft.r=2.5", "method LoRA: "),
+        ("bitfit", "+method.peft.target_modules=[nope]", "method BitFit: target module nope not"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_refused(method, override, message, bench, train, capsys):
+    line = bench.overrides(override, method=method)
     assert_refused(bench, train(*line), capsys.readouterr(), message)
 
 

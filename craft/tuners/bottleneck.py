@@ -6,7 +6,8 @@ with input x and output h, after dropout, ends in LN(x + h); with adapters it en
     houlsby    LN(x + h + A(h))            attention and feed-forward block: two adapters a layer
     pfeiffer   LN(x + h + A(LN(x + h)))    feed-forward block: one adapter a layer
 
-as in google-research/adapter-bert and in microsoft/LoRA (Adpt-H and Adpt-P of its Table 2). An
+as in google-research/adapter-bert and in microsoft/LoRA (Adpt-H and Adpt-P of its Table 2). A layer
+that norms before its blocks has x + h + A(h) in the Houlsby placement, and no Pfeiffer placement. An
 adapter is not linear: there is nothing to merge.
 """
 
@@ -23,20 +24,12 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from craft.errors import InputError
+from craft.tuners.encoders import ENCODERS
 from craft.tuners.registration import register
 
 INITS = ("exact", "normal")
 ACTIVATIONS = {"swish": F.silu, "relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh}
-_BERT = {
-    "houlsby": r".*\.layer\.\d+\.(attention\.)?output\.dropout",
-    "pfeiffer": r".*\.layer\.\d+\.output\.LayerNorm",
-}
-_DISTILBERT = {
-    "houlsby": r".*\.layer\.\d+\.(attention\.out_lin|ffn\.dropout)",
-    "pfeiffer": r".*\.layer\.\d+\.output_layer_norm",
-}
-_LIKE_BERT = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2")
-TARGETS = {**dict.fromkeys(_LIKE_BERT, _BERT), "distilbert": _DISTILBERT}
+PLACEMENTS = ("houlsby", "pfeiffer")
 
 
 @dataclass
@@ -79,7 +72,7 @@ class BottleneckConfig(PeftConfig):
         default=None,
         metadata={
             "help": "Names or regex of the modules to adapt, LayerNorms for 'pfeiffer'; None takes "
-            "those of the placement in models that are built like BERT."
+            "those of the placement in a known encoder."
         },
     )
     modules_to_save: list[str] | None = field(
@@ -92,7 +85,7 @@ class BottleneckConfig(PeftConfig):
         self.peft_type = PeftType("BOTTLENECK")
         if isinstance(self.target_modules, list | tuple):
             self.target_modules = set(self.target_modules)  # as peft's own configs
-        for name, known in (("placement", _BERT), ("init", INITS), ("activation", ACTIVATIONS)):
+        for name, known in (("placement", PLACEMENTS), ("init", INITS), ("activation", ACTIVATIONS)):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
         if not (isinstance(self.bottleneck, int) and self.bottleneck > 0):
@@ -166,13 +159,19 @@ class BottleneckModel(BaseTuner):
         self, peft_config: BottleneckConfig, model_config: dict
     ) -> BottleneckConfig:
         """Fill in the target modules of the placement."""
-        kind, placement = model_config.get("model_type"), peft_config.placement
-        if peft_config.target_modules is None and kind not in TARGETS:
-            raise InputError(
-                f"the places of {placement} in {kind} are not known: give target_modules"
-            )
         if peft_config.target_modules is None:
-            peft_config.target_modules = TARGETS[kind][placement]
+            kind, placement = model_config.get("model_type"), peft_config.placement
+            if kind not in ENCODERS:
+                raise InputError(
+                    f"the places of {placement} in {kind} are not known: give target_modules"
+                )
+            place = getattr(ENCODERS[kind], placement)
+            if place is None:
+                raise InputError(
+                    f"pfeiffer has no place in {kind}, which has no LayerNorm after a block's sum: "
+                    "give placement=houlsby"
+                )
+            peft_config.target_modules = rf".*\.layers?\.\d+\.{place}"
         return peft_config
 
     def _check_target_module_exists(self, peft_config: BottleneckConfig, key: str) -> Any:

@@ -15,9 +15,12 @@ from peft.utils import PeftType
 from torch import Tensor, nn
 
 from craft.errors import InputError
+from craft.ranks import Clipped
+from craft.tuners.encoders import ENCODERS
 from craft.tuners.group import Group
 from craft.tuners.registration import register
 from craft.tuners.sandwich import SandwichConfig, SandwichModel
+from craft.tuners.targets import TARGET_MODULES
 from craft.tuners.tensors import wide
 
 
@@ -25,7 +28,9 @@ from craft.tuners.tensors import wide
 class LoraXsConfig(SandwichConfig):
     """Configuration of LoRA-XS.
 
-    Trains r^2 numbers a module: 30,000 on RoBERTa-base with r = 25 and four modules a layer."""
+    Trains r^2 numbers a module: 30,000 on RoBERTa-base with r = 25 and four modules a layer, the
+    default in an encoder: query, value and the outputs of attention and feed-forward block, as in
+    the authors' GLUE scripts."""
 
     r: int = field(
         default=25,
@@ -94,6 +99,13 @@ class LoraXsModel(SandwichModel):
     """Keeps a projection's factors stacked: U (N, d_out, r), V Sigma (N, d_in, r), R (N, r, r)."""
 
     prefix = "lora_xs_"
+    target_module_mapping = {
+        **TARGET_MODULES,
+        **{
+            kind: [*encoder.query_and_value, encoder.attention_output, encoder.down]
+            for kind, encoder in ENCODERS.items()
+        },
+    }
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         self._slices = Slices()
@@ -103,10 +115,8 @@ class LoraXsModel(SandwichModel):
         layers, d_out, d_in = group.shape
         rank = min(config.r, d_out, d_in)
         if rank < config.r:
-            warnings.warn(
-                f"r {config.r} exceeds the shape {(d_out, d_in)} of {group.name}; using {rank}",
-                stacklevel=2,
-            )
+            clipped = Clipped(f"r {config.r} exceeds", (d_out, d_in), [group.name], rank)
+            warnings.warn(clipped, stacklevel=2)
         pairs = [truncated_svd(weight, rank) for weight in group.weights()]
         factors = {
             "U": torch.stack([u for u, _ in pairs]),

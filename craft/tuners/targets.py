@@ -5,20 +5,20 @@ from dataclasses import dataclass, field
 
 import transformers
 from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from craft.errors import InputError
 from craft.tuners.backbone import FORMAT
+from craft.tuners.encoders import ENCODERS
 
-# Query and value by model type, where peft has no default of its own.
-TARGET_MODULES: dict[str, list[str]] = {
-    "camembert": ["query", "value"],
-    "distilbert": ["q_lin", "v_lin"],
-    "mpnet": ["q", "v"],
-    "vit": ["query", "value"] if transformers.__version__ < "5" else ["q_proj", "v_proj"],
+# Query and value by model type: the encoders' from their table, others from peft.
+TARGET_MODULES: dict[str, list[str] | str] = {
     **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    "vit": ["query", "value"] if transformers.__version__ < "5" else ["q_proj", "v_proj"],
+    **{kind: encoder.query_and_value for kind, encoder in ENCODERS.items()},
 }
 
 
@@ -29,8 +29,8 @@ class SandwichConfig(PeftConfig):
     target_modules: list[str] | str | None = field(
         default=None,
         metadata={
-            "help": "Names or regex of the Linear modules to adapt; None takes q and v of the "
-            "model type (peft's default of LoRA, and some more types)."
+            "help": "Names or regex of the Linear modules to adapt; None takes the method's own of "
+            "the model type: q and v, where the subclass does not say otherwise."
         },
     )
     exclude_modules: list[str] | str | None = field(
@@ -78,12 +78,29 @@ class SandwichConfig(PeftConfig):
             )
 
 
-def check_targets(model: nn.Module, config: SandwichConfig) -> None:
+def default_targets(config: PeftConfig, model_type: str) -> list[str] | str | None:
+    """What a method adapts in a model type by default; None where it has no such default.
+
+    A method of peft that adapts RoBERTa's query and value adapts those of every type of our table,
+    whatever types its own knows. InputError where the type is in neither table."""
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type)  # type: ignore[arg-type]
+    known = getattr(tuner, "target_module_mapping", None)
+    if not known:
+        return None
+    if known.get("roberta") == ENCODERS["roberta"].query_and_value:
+        known = TARGET_MODULES
+    if model_type not in known:
+        raise InputError(f"which modules to adapt in a {model_type} is not known")
+    return known[model_type]
+
+
+def check_targets(model: nn.Module, config: PeftConfig) -> None:
     """InputError for a name or pattern that matches no module, and for a layer that is not there.
 
     peft is silent on one of several names, and where a head trains too its message names none."""
-    paths, targets = [path for path, _ in model.named_modules()], config.target_modules
-    layers = config.layers_to_transform
+    paths = [path for path, _ in model.named_modules()]
+    targets = getattr(config, "target_modules", None)
+    layers = getattr(config, "layers_to_transform", None)
     for index in [layers] if isinstance(layers, int) else layers or []:
         if not any(f".{index}." in f".{path}." for path in paths):
             raise InputError(f"layers_to_transform: the base model has no layer {index}")
@@ -94,11 +111,15 @@ def check_targets(model: nn.Module, config: SandwichConfig) -> None:
     else:
         missing = [t for t in sorted(targets) if not any(f".{p}".endswith(f".{t}") for p in paths)]
     if missing:
-        linear = {p.split(".")[-1] for p, m in model.named_modules() if is_linear(m)}
         raise InputError(
             f"target module {', '.join(missing)} not found in the base model; its Linear modules "
-            f"are named {', '.join(sorted(linear))}"
+            f"are named {', '.join(linear_names(model))}"
         )
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """The last parts of the paths of all Linear modules."""
+    return sorted({p.split(".")[-1] for p, m in model.named_modules() if is_linear(m)})
 
 
 def is_linear(module: nn.Module) -> bool:

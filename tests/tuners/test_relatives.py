@@ -23,8 +23,10 @@ FOUR = ["query", "value", "attention.output.dense", "output.dense"]
 CONFIGS: dict[str, Callable] = {
     "lotr": lambda **f: LotrConfig(**{"r": 3, "alpha": 2.0, "task_type": "SEQ_CLS", **f}),
     "lotr_projection": lambda **f: CONFIGS["lotr"](share="projection", **f),
-    "lora_xs": lambda **f: LoraXsConfig(**{"r": 3, "task_type": "SEQ_CLS", **f}),
-    "lora_xs_four": lambda **f: CONFIGS["lora_xs"](target_modules=FOUR, **f),
+    "lora_xs": lambda **f: LoraXsConfig(
+        **{"r": 3, "task_type": "SEQ_CLS", "target_modules": ["query", "value"], **f}
+    ),
+    "lora_xs_four": lambda **f: CONFIGS["lora_xs"](target_modules=None, **f),
     "superlora": lambda r=3, **f: SuperLoraConfig(
         **{"ranks": (2, r, 4), "alpha": 2.0, "task_type": "SEQ_CLS", **f}
     ),
