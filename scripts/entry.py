@@ -43,7 +43,11 @@ _worker = True  # a launcher's, until `start` says that this is the process that
 
 
 def _one_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
 ) -> str:
     """A warning to the user without the line of code that it comes from."""
     if issubclass(category, UserWarning):

@@ -2,6 +2,7 @@
 
 python scripts/study_runs.py glue_dir=FOLDER encoders=FOLDER [results=results/study]
     [outputs=outputs/study] [plan=configs/study.yaml] [workers=2] [last=STAGE] [dry=true]
+    [allow_dirty=true]
 
 Runs go one a worker, each on one thread at the lowest priority. What has finished is promoted at
 once. Ctrl-C or SIGTERM stops after each run's current step; the same command goes on.
@@ -31,6 +32,7 @@ class Work:
 
     results: Path
     outputs: Path
+    allow_dirty: bool = False
     scores: dict[Any, float] = field(default_factory=dict)
     seconds: dict[Any, float] = field(default_factory=dict)
     failures: dict[Any, int] = field(default_factory=dict)
@@ -49,7 +51,8 @@ class Work:
             if run is None or made["status"] == "failed" or made["id"] in known:
                 continue
             place = self.results / ("search" if run.selection == "train_holdout" else "")
-            promote(runs, place, [made["provenance"]["name"]], diverged=True)
+            name = made["provenance"]["name"]
+            promote(runs, place, [name], allow_dirty=self.allow_dirty, diverged=True)
         for _, made in read_all(self.results):
             run = run_of(made)
             if run is not None:
@@ -78,7 +81,7 @@ def main() -> None:
     given = options(
         sys.argv[1:], glue_dir=None, encoders=None, results=str(ROOT / "results" / "study"),
         outputs=str(ROOT / "outputs" / "study"), plan=str(ROOT / "configs" / "study.yaml"),
-        workers="2", last=None, dry="false",
+        workers="2", last=None, dry="false", allow_dirty="false",
     )  # fmt: skip
     plan = Plan.read(Path(str(given["plan"])))
     for key in ("glue_dir", "encoders"):
@@ -92,7 +95,8 @@ def main() -> None:
     names = [stage.name for stage in plan.stages]
     if given["last"] is not None and given["last"] not in names:
         raise InputError(f"last {given['last']!r} is not one of {', '.join(names)}")
-    work = Work(Path(str(given["results"])).resolve(), Path(str(given["outputs"])).resolve())
+    places = (Path(str(given[key])).resolve() for key in ("results", "outputs"))
+    work = Work(*places, allow_dirty=given["allow_dirty"] == "true")
     work.look()
     for stage in plan.stages:
         done, every = plan.total(work.scores, stage)
