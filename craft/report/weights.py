@@ -17,11 +17,12 @@ from craft.report.style import COLOURS, DASHES, Drawn, canvas, legend_below, sty
 from craft.tucker import gram_matrices
 
 PROJECTIONS = ("query", "key", "value")
-# BERT, RoBERTa, ViT; DistilBERT; LLaMA and its kin. GPT-2 keeps all three in one transposed matrix.
+# BERT, RoBERTa, ViT; DistilBERT; LLaMA and its kin; MPNet. GPT-2 keeps all three in one matrix,
+# transposed.
 PATTERNS = tuple(
     re.compile(rf"(?:^|\.)(?:layer|layers|h)\.(\d+)\.(?:.*\.)?({'|'.join(names)})\.weight$")
     for names in (PROJECTIONS, ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
-)
+) + (re.compile(r"(?:^|\.)layer\.(\d+)\.attention\.attn\.(q|k|v)\.weight$"),)
 FUSED = re.compile(r"(?:^|\.)h\.(\d+)\.attn\.c_attn\.weight$")
 # The paper's pink, olive and green, darkened until they differ in grey too, and a marker for each.
 LOOK = {"query": ("#CC79A7", "o"), "key": ("#806A00", "^"), "value": ("#005A3C", "s")}

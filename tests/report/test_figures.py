@@ -145,6 +145,7 @@ def test_weights_are_found_under_the_names_of_several_families(tmp_path):
             f"distilbert.transformer.layer.{{}}.attention.{p}_lin.weight" for p in "qkv"
         ],
         "llama": [f"model.layers.{{}}.self_attn.{p}_proj.weight" for p in "qkv"],
+        "mpnet": [f"encoder.layer.{{}}.attention.attn.{p}.weight" for p in "qkv"],
     }
     for name, patterns in families.items():
         tensors = {
