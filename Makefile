@@ -47,7 +47,8 @@ test-slurm: $(STAMP) ## a sweep on a Slurm of two nodes on this machine; needs r
 
 faults: $(STAMP) ## inject every fault and write results/faults.md (10 min)
 	$(TEST_ENV) $(PY) -m pytest -q tests/test_faults.py tests/test_kill.py tests/test_lease.py \
-		tests/test_scripts.py::test_sweep_finishes_the_rest_when_one_job_breaks --faults results/faults.md
+		tests/test_scripts.py::test_sweep_finishes_the_rest_when_one_job_breaks \
+		tests/test_scripts.py::test_full_disk_at_the_adapters_is_one_line_and_the_run_goes_on --faults results/faults.md
 
 test-slow: $(STAMP) ## what `make test` leaves out; GPU and Slurm tests skip where there is none (< 30 min on 2 cores)
 	$(TEST_ENV) $(PY) -m pytest -q -m "slow or gpu or slurm"

@@ -1,16 +1,22 @@
 """A run's lease: one process works in a run's folder, and whoever comes second sees who does.
 
 A lease is a file that its holder touches every few seconds and that expires when it is not touched
-any more. All times are the modification times that the folder's own file system gives, so that a
-shared network folder is enough and the nodes' clocks may differ."""
+any more. It lies in a folder `lease.<number>`, which makes its creation fail for all but one of
+those who try, under a name that no other lease ever has, so that a process which was suspended
+while others came and went touches and removes none but its own. All times are the modification
+times that the folder's own file system gives, so that a shared network folder is enough and the
+nodes' clocks may differ."""
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,10 +55,18 @@ class Found:
 
 
 class Lease:
-    """A lease that this process holds, kept by a thread until it is released."""
+    """A lease that this process holds, kept by a thread until it is released.
 
-    def __init__(self, path: Path, seconds: float, silent_since: float | None = None) -> None:
-        self.path, self.seconds = path, seconds
+    `former` are the expired ones that it has taken over, which stay for as long as it is held."""
+
+    def __init__(
+        self,
+        path: Path,
+        seconds: float,
+        silent_since: float | None = None,
+        former: Sequence[Path] = (),
+    ) -> None:
+        self.path, self.seconds, self.former = path, seconds, former
         self.silent_since = silent_since  # the last heartbeat of the lease that it took over
         self._beaten = time.monotonic()
         self._lost, self._end = False, threading.Event()
@@ -64,16 +78,16 @@ class Lease:
         if not self._lost and time.monotonic() - self._beaten > self.seconds:
             self._beat()  # the thread did not come to it: the process was suspended
         if self._lost:
-            taken = newest(self.path.parent)
+            folder = self.path.parent.parent
+            taken = newest(folder)
             by = "another process" if taken is None else taken.holder.name
-            raise Held(f"{self.path.parent.name}: {by} has taken it over from this silent process")
+            raise Held(f"{folder.name}: {by} has taken it over from this silent process")
 
     def release(self) -> None:
         self._end.set()
         self._thread.join()
-        for path in _leases(self.path.parent):
-            if _number(path) <= _number(self.path):
-                path.unlink(missing_ok=True)
+        for path in (*self.former, self.path):
+            _remove(path)
 
     def _keep(self) -> None:
         while not self._end.wait(self.seconds / BEATS):
@@ -81,7 +95,7 @@ class Lease:
 
     def _beat(self) -> None:
         try:
-            self._lost = _leases(self.path.parent)[-1:] != [self.path]
+            self._lost = _leases(self.path.parent.parent)[-1:] != [self.path]
             if not self._lost:
                 os.utime(self.path)
         except OSError:
@@ -97,8 +111,7 @@ def hold(
 
     Where another process holds it, says so and waits until that one is heard, which raises Held, or
     until the lease has expired, and takes it over."""
-    path, former = _take(folder, holder, seconds, say)
-    held = Lease(path, seconds, None if former is None else former.beat)
+    held = _take(folder, holder, seconds, say)
     try:
         yield held
     finally:
@@ -116,7 +129,7 @@ def newest(folder: Path) -> Found | None:
         try:
             content = json.loads(text)
             holder, seconds = Holder(**content["holder"]), float(content["seconds"])
-        except (ValueError, KeyError, TypeError):  # created and not yet written, or damaged
+        except (ValueError, KeyError, TypeError):  # damaged
             holder, seconds = Holder("an unknown process"), 30.0
         return Found(path, _number(path), holder, seconds, beat)
     return None
@@ -128,19 +141,15 @@ def is_held(folder: Path) -> bool:
     return found is not None and time.time() - found.beat <= found.seconds
 
 
-def _take(
-    folder: Path, holder: Holder, seconds: float, say: Callable[[str], None]
-) -> tuple[Path, Found | None]:
-    """Create the lease that follows the newest one once that has expired, and return both.
-
-    Its number makes the creation fail for all but one of those who try; the expired one stays until
-    the end, so that there is no moment without any."""
+def _take(folder: Path, holder: Holder, seconds: float, say: Callable[[str], None]) -> Lease:
+    """Create the lease that follows the newest one once that has expired; the expired one stays
+    until the end, so that there is no moment without any."""
     content = json.dumps({"holder": asdict(holder), "seconds": seconds})
     watched = None
     while True:
-        found = newest(folder)
+        former, found = _leases(folder), newest(folder)
         if found is not None and not holder.follows(found.holder):
-            if watched is not None and (found.number, found.beat) != watched:
+            if watched is not None and (found.path, found.beat) != watched:
                 raise Held(
                     f"{folder.name} is held by {found.holder.name}, which works on it; "
                     f"its lease ends {found.seconds:g} s after its last sign of life"
@@ -151,22 +160,48 @@ def _take(
                     f"{folder.name}: held by {found.holder.name}; waiting up to {left:.0f} s for a "
                     "sign of life"
                 )
-            watched = (found.number, found.beat)
+            watched = (found.path, found.beat)
             if left >= 0:
                 time.sleep(found.seconds / BEATS / 2)
                 continue
-        path = folder / f"lease.{1 if found is None else found.number + 1}.json"
-        with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
-            file.write(content)
-            return path, found
+        number = 1 if found is None else found.number + 1
+        path = folder / f"lease.{number}" / f"{uuid.uuid4().hex}.json"
+        if not _create(path, content):
+            continue
+        if _leases(folder) == [*former, path]:
+            return Lease(path, seconds, None if found is None else found.beat, former)
+        _remove(path)  # suspended before the creation: the leases are no more what was looked at
+
+
+def _create(path: Path, content: str) -> bool:
+    """Create a lease, whole at once; whether its number was free."""
+    aside = path.parent.with_name(f".{path.stem}.tmp")
+    aside.mkdir()
+    try:
+        (aside / path.name).write_text(content, encoding="utf-8")
+        aside.rename(path.parent)  # fails where a lease lies in a folder of that name
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):  # ENOENT: tidied away
+            raise
+        return False
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a lease, and its folder unless another's lies there by now."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def _leases(folder: Path) -> list[Path]:
-    return sorted(folder.glob("lease.*.json"), key=_number)
+    return sorted(folder.glob("lease.*/*.json"), key=_number)
 
 
 def _number(path: Path) -> int:
-    number = path.name.split(".")[1]
+    number = path.parent.name.split(".")[1]
     return int(number) if number.isdecimal() else 0
 
 

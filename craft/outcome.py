@@ -1,6 +1,5 @@
 """What a run leaves besides its record: counts, scores, predictions and adapters."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from craft.config import RunConfig
 from craft.counts import expected_parameters
 from craft.glue import sources
 from craft.glue.tasks import Task
-from craft.storage import write_json, write_tensors
+from craft.storage import folder_atomically, write_json, write_tensors
 from craft.train import Fit
 
 ORIGIN = "made_on.json"  # beside an adapter: the run, the task and the backbone that it was made on
@@ -94,10 +93,6 @@ def save_adapters(model: PeftModel, fitted: Fit, folder: Path, origin: dict[str,
 
 
 def _save_adapter(model: PeftModel, path: Path, origin: dict[str, Any]) -> None:
-    """Save aside and rename, so that a folder is whole or not there."""
-    aside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    write_json(aside / ORIGIN, origin)
-    shutil.rmtree(path, ignore_errors=True)
-    aside.rename(path)
+    with folder_atomically(path) as aside:
+        model.save_pretrained(aside)
+        write_json(aside / ORIGIN, origin)

@@ -206,17 +206,17 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Remove what a killed process has left of files that it was writing."""
-        with contextlib.suppress(OSError):  # results that cannot be written
-            for path in self.path.glob(".*.tmp"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self._remove(".*.tmp")
 
     def finish(self) -> None:
         """Remove what a finished run needs no more."""
-        with contextlib.suppress(OSError):
-            self.checkpoint.unlink(missing_ok=True)
-            for path in self.path.glob("lease.*.json"):
-                path.unlink(missing_ok=True)
-        self.tidy()
+        for pattern in (self.checkpoint.name, "lease.*", ".*.tmp"):
+            self._remove(pattern)
+
+    def _remove(self, pattern: str) -> None:
+        with contextlib.suppress(OSError):  # results that cannot be written
+            for path in self.path.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def done(self) -> dict[str, Any] | None:
         """The run's own record where it is ok."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from craft.errors import InputError
 from craft.record import RunFolder
-from craft.storage import write_json, write_text
+from craft.storage import folder_atomically, write_json, write_text
 
 METRICS = {  # the hub's names of ours
     "accuracy": "accuracy",
@@ -34,18 +34,14 @@ def share(folder: RunFolder, made: Mapping[str, Any]) -> str:
     source, target = folder.path / "best", folder.path / "adapter"
     if not (source / "adapter_model.safetensors").is_file():
         raise InputError(f"{source} holds no adapter_model.safetensors any more")
-    aside = target.with_name(".adapter.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    shutil.copyfile(source / "adapter_model.safetensors", aside / "adapter_model.safetensors")
     config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
     model = made["provenance"]["model"]
     # peft has the folder of this machine here
     config |= {"base_model_name_or_path": _base(model), "revision": model["revision"]}
-    write_json(aside / "adapter_config.json", config)
-    write_text(aside / "README.md", card(made))
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
+    with folder_atomically(target) as aside:
+        shutil.copyfile(source / "adapter_model.safetensors", aside / "adapter_model.safetensors")
+        write_json(aside / "adapter_config.json", config)
+        write_text(aside / "README.md", card(made))
     return str(target)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import uuid
 import warnings
@@ -43,6 +44,24 @@ def atomically(path: Path) -> Iterator[Path]:
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on leaving, its files are synced to disk and it takes
+    the place of `path`. After an error it is removed and `path` is as it was."""
+    aside = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for written in (p for p in aside.rglob("*") if p.is_file()):
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def writable(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """How the scripts start: a user's error becomes one line and exit code 2, others stay whole."""
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -66,6 +67,10 @@ class Stopped(Exception):
 
 class Refused(BaseException):
     """A user's error that leaves a single run past Hydra, which would print a line of its own."""
+
+
+class Full(BaseException):
+    """A full disk that leaves a single run past Hydra, likewise."""
 
 
 def stopped() -> bool:
@@ -144,6 +149,9 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], float | Non
         except Exception as error:
             notes = getattr(error, "__notes__", [HydraConfig.get().job.override_dirname])
             _ended("failed", f"{notes[-1]}: {type(error).__name__}: {first_line(error)}")
+            line = full_disk(error)
+            if line is not None and HydraConfig.get().mode is not RunMode.MULTIRUN:
+                raise Full(line) from error
             raise
 
     return wrapped
@@ -153,7 +161,8 @@ def _ended(status: str, name: str) -> None:
     """Leave how a sweep's job ended in its folder."""
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         path = Path(HydraConfig.get().runtime.output_dir) / "ended.json"
-        write_json(path, {"status": status, "run": name})
+        with contextlib.suppress(OSError):  # a full disk: the last line does without
+            write_json(path, {"status": status, "run": name})
 
 
 class LastLine(Callback):
@@ -191,7 +200,7 @@ def start(main: Callable[[], None]) -> None:
     """Run a main function and leave with 0, 2 after a user's error, or 130 when stopped.
 
     A run that diverged has done what it was asked: it leaves with 0, and a sweep's last line names
-    it. A sweep in which a run failed ends with 1."""
+    it. A sweep in which a run failed ends with 1, as does a full disk, which is named in a line."""
     global _worker
     _worker = False
     sys.excepthook = _report
@@ -206,7 +215,11 @@ def start(main: Callable[[], None]) -> None:
     except (Interrupted, Stopped, KeyboardInterrupt) as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
         sys.exit(130)
-    except Exception as error:
+    except (Full, Exception) as error:
+        if (line := full_disk(error)) is not None:
+            print(f"error: {line}", file=sys.stderr)
+            LastLine.show()
+            sys.exit(1)
         if stopped() and type(error).__name__ == "TerminatedWorkerError":
             # one of joblib's workers was not yet up to hear the signal that was handed on to it
             print("interrupted: a worker ended before its run began", file=sys.stderr)
@@ -220,6 +233,17 @@ def start(main: Callable[[], None]) -> None:
 
 def _report(kind: Any, error: Any, trace: Any) -> None:
     print(without_secrets("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr)
+
+
+def full_disk(error: BaseException) -> str | None:
+    """One line on a full disk or quota, in whosever words it was raised; None of another error."""
+    if isinstance(error, Full):
+        return str(error)
+    said = first_line(error)
+    if not any(os.strerror(code) in said for code in (errno.ENOSPC, errno.EDQUOT)):
+        return None
+    named = ": ".join([*getattr(error, "__notes__", [])[-1:], said])
+    return without_secrets(f"{named}; the same command goes on once there is room")
 
 
 def explain(error: BaseException) -> str:

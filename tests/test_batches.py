@@ -370,3 +370,14 @@ def test_model_that_loses_the_packing_on_its_way_says_so(kind):
     del batch.inputs["packing"]
     with pytest.raises(InputError, match="without `packing`"):
         model(**batch.inputs)
+
+
+@pytest.mark.parametrize(("task", "column"), [("sst2", 1), ("rte", 2)])
+def test_length_that_leaves_no_token_of_a_text_is_refused(task, column, kind):
+    special = tokenizer_of(kind).num_special_tokens_to_add(pair=column == 2)
+    least = special + column
+    split = Split("train", (["the film"],) * column, [0], [0])
+    message = f"train.max_length {least - 1} leaves no room .* {special} special .* {least}$"
+    with pytest.raises(InputError, match=message):
+        tokens_of(kind, task=task, split=split, max_length=least - 1)
+    assert tokens_of(kind, task=task, split=split, max_length=least).lengths.tolist() == [least]

@@ -2,6 +2,7 @@
 memory, values that are not finite, a broken tracker, and files from elsewhere that want to run
 code."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -9,8 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 import warnings
 
+import conftest
+import injected
 import pytest
 import torch
 from injected import injecting
@@ -70,6 +74,32 @@ def fail_writes(monkeypatch, name, code=errno.ENOSPC, times=99):
         return sync(descriptor)
 
     monkeypatch.setattr(craft.storage.os, "fsync", refuse)
+
+
+# --- the table of faults
+
+
+@pytest.mark.parametrize("status", [pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED])
+def test_fault_that_is_not_survived_stands_in_the_table(status, tmp_path, monkeypatch):
+    monkeypatch.setattr(injected, "COUNTS", {})
+    with injecting("one that is"):
+        pass
+    with contextlib.suppress(RuntimeError), injecting("one that is not", "the run"):
+        raise RuntimeError
+    path = tmp_path / "faults.md"
+    options = types.SimpleNamespace(getoption={"--faults": path}.get)
+    conftest.pytest_sessionfinish(types.SimpleNamespace(config=options), status)
+    head, _, *rows = [x for x in path.read_text().splitlines() if x.startswith("|")]
+    assert rows == ["| one that is | 1 | 1 | nothing |", "| one that is not | 1 | 0 | the run |"]
+    assert head == "| fault | injected | survived | to be computed again |"
+
+
+def test_table_of_a_session_that_was_cut_off_is_not_written(tmp_path):
+    path = tmp_path / "faults.md"
+    options = types.SimpleNamespace(getoption={"--faults": path}.get)
+    cut = types.SimpleNamespace(config=options)
+    conftest.pytest_sessionfinish(cut, pytest.ExitCode.INTERRUPTED)
+    assert not path.exists()
 
 
 # --- disks

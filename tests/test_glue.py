@@ -15,7 +15,7 @@ from tiny_bench import ROWS, TASKS, task_of
 
 from craft.errors import InputError
 from craft.glue.metrics import GlueMetrics, collapsed, predictions_of, score
-from craft.glue.sources import load, read_tsv
+from craft.glue.sources import load, read_columns, read_tsv
 
 PAIR = ["sentence1", "sentence2"]
 ENTAILS = ["entailment", "not_entailment"]
@@ -255,7 +255,8 @@ def test_broken_rows_are_left_out_and_counted_where_the_task_says_so(tmp_path):
     write(tmp_path / "QQP" / "train.tsv", header + "\n".join(rows) + "\n")
     task = task_of("qqp")
     assert task.tsv.skip_broken_rows
-    found = load(task, local(tmp_path), ["train"])
+    with pytest.warns(UserWarning, match=r"train\.tsv: 2 broken rows are left out"):
+        found = load(task, local(tmp_path), ["train"])
     assert found.splits["train"].texts == (["a?", "c?"], ["b?", "d?"])
     assert found.splits["train"].labels == [0, 1]
     assert found.skipped == {"train": 2}
@@ -297,9 +298,34 @@ def test_index_that_is_no_number_is_refused(tmp_path):
         read_tsv(task_of("cola"), "test", path)
 
 
-def test_file_that_is_not_utf8_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"train\.tsv: .*utf-8"):
-        read_tsv(task_of("rte"), "train", write(tmp_path / "train.tsv", b"index\t\xff\n"))
+RTE_TEXT = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\tcaf\u00e9\td\t0\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (RTE_TEXT.encode("latin-1"), "line 3: not UTF-8 .*0xe9"),
+        (RTE_TEXT.encode("utf-16"), "line 1: not UTF-8 .*0xff"),
+        (RTE_TEXT.encode("utf-16-le"), "line 1: a NUL byte"),
+        (RTE_TEXT.replace("b\t", "\0\t").encode(), "line 2: a NUL byte"),
+    ],
+)
+def test_file_that_is_no_utf8_text_is_refused_with_its_line(content, message, tmp_path):
+    with pytest.raises(InputError, match=rf"train\.tsv, {message}"):
+        read_tsv(task_of("rte"), "train", write(tmp_path / "train.tsv", content))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_blank_last_lines_are_no_rows(end, tmp_path):
+    path = rte(tmp_path, ("a", "b", "entailment"))
+    write(path, path.read_bytes() + end.encode())
+    split, skipped = read_tsv(task_of("rte"), "train", path)
+    assert (split.texts, skipped) == ((["a"], ["b"]), 0)
+
+
+def test_blank_last_line_of_one_column_is_an_empty_text(tmp_path):
+    path = write(tmp_path / "input.tsv", "sentence\na\n\n")
+    assert read_columns(task_of("sst2"), path).texts == (["a", ""],)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A run's lease: one holder at a time, a name for whoever comes second, and an end to silence."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from injected import injecting
 from tiny_bench import ROOT
 
 import craft.computation
+import craft.lease
 from craft.errors import InputError
 from craft.lease import Held, Holder, hold, is_held, newest
 from craft.train import fit
@@ -23,9 +25,9 @@ SECONDS = 1.0
 
 def silent(folder, holder=OTHER, seconds=SECONDS, age=0.0, number=1):
     """The lease of a process that was killed some time ago."""
-    path = folder / f"lease.{number}.json"
-    content = {"holder": vars(holder), "seconds": seconds}
-    path.write_text(json.dumps(content))
+    path = folder / f"lease.{number}" / "silent.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"holder": vars(holder), "seconds": seconds}))
     os.utime(path, (time.time() - age,) * 2)
     return path
 
@@ -76,7 +78,7 @@ def test_requeued_job_follows_itself_at_once_and_no_other_job_does(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{", '{"holder": 3}', "[]"])
 def test_unreadable_lease_counts_until_it_expires(content, tmp_path):
-    path = tmp_path / "lease.1.json"
+    path = silent(tmp_path)
     path.write_text(content)
     assert is_held(tmp_path)
     os.utime(path, (time.time() - 60,) * 2)
@@ -106,13 +108,80 @@ def test_one_of_many_takes_an_expired_lease(tmp_path):
 
 def test_holder_that_was_silent_for_too_long_is_told_that_it_has_lost_it(tmp_path):
     with hold(tmp_path, OTHER, SECONDS) as lease:
-        (path,) = tmp_path.iterdir()
-        path.rename(tmp_path / "lease.2.json")  # as one who takes it over leaves it
-        (tmp_path / "lease.2.json").write_text(json.dumps({"holder": vars(ME), "seconds": 9}))
+        silent(tmp_path, ME, number=2)  # as one who takes it over leaves it
         time.sleep(SECONDS / 2)
         with pytest.raises(Held, match="me has taken it over from this silent process"):
             lease.check()
     assert newest(tmp_path).holder == ME
+
+
+def holding(folder, holder):
+    """A process that holds a folder's lease until it is told that it has lost it, which exits 3."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with hold(folder, holder, SECONDS / 2) as lease:
+                while True:
+                    lease.check()
+                    time.sleep(0.01)
+        except Held:
+            code = 3
+        finally:
+            os._exit(code)
+    while (found := newest(folder)) is None or found.holder != holder:
+        time.sleep(0.01)
+    return child
+
+
+def test_process_that_continues_after_others_came_and_went_leaves_the_lease_of_the_last(tmp_path):
+    """Stopped, taken over, released, held by a third, continued: one holds it, the third."""
+    with injecting("process suspended until a third holds its run"):
+        stopped, ended = holding(tmp_path, OTHER), 0
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            with hold(tmp_path, Holder("who takes it over"), SECONDS):
+                pass
+            assert list(tmp_path.iterdir()) == []
+            with hold(tmp_path, ME, SECONDS) as lease:
+                os.kill(stopped, signal.SIGCONT)
+                for _ in range(int(4 * SECONDS / 0.05)):
+                    ended, status = os.waitpid(stopped, os.WNOHANG)
+                    if ended:
+                        break
+                    lease.check()
+                    time.sleep(0.05)
+                assert ended and os.waitstatus_to_exitcode(status) == 3
+                time.sleep(SECONDS / 2)
+                lease.check()
+                assert newest(tmp_path).holder == ME
+        finally:
+            if not ended:
+                os.kill(stopped, signal.SIGKILL)
+                os.waitpid(stopped, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_process_suspended_before_it_creates_its_lease_looks_again(tmp_path, monkeypatch):
+    """An expired lease was taken over and released, and the numbers began anew, in between."""
+    silent(tmp_path, age=60)
+    create, third = craft.lease._create, contextlib.ExitStack()
+
+    def late(path, content):
+        monkeypatch.setattr(craft.lease, "_create", create)
+        with hold(tmp_path, Holder("who takes it over"), SECONDS):
+            pass
+        kept.append(third.enter_context(hold(tmp_path, OTHER, SECONDS)))
+        return create(path, content)
+
+    kept = []
+    monkeypatch.setattr(craft.lease, "_create", late)
+    with third:
+        with pytest.raises(Held, match="held by the other"), hold(tmp_path, ME, SECONDS):
+            raise AssertionError("two hold it")
+        kept[0].check()
+        assert newest(tmp_path).holder == OTHER
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_run_that_another_process_works_on_is_refused_and_left_alone(bench):
@@ -155,7 +224,7 @@ def test_process_that_was_suspended_and_replaced_writes_nothing_more(bench, monk
         with pytest.raises(Held, match="the other has taken it over"):
             bench.run("lease_seconds=1", "train.checkpoint_minutes=0")
         left = {path.name for path in bench.folder().iterdir()}
-        assert left == {"attempts.json", "lease.2.json"}
+        assert left == {"attempts.json", "lease.2"}
 
 
 def test_killed_attempt_counts_for_as_long_as_it_gave_signs_of_life(bench, monkeypatch):
@@ -164,8 +233,7 @@ def test_killed_attempt_counts_for_as_long_as_it_gave_signs_of_life(bench, monke
     (bench.folder() / "record.json").unlink()
     started = "2026-01-01T00:00:00+00:00"
     path.write_text(json.dumps([{"started": started, "seconds": 0.0, "ended": "killed"}]))
-    silent(bench.folder())
-    os.utime(bench.folder() / "lease.1.json", (1767225600 + 90,) * 2)
+    os.utime(silent(bench.folder()), (1767225600 + 90,) * 2)
     again = bench.run()
     assert again["result_sha256"] == made["result_sha256"]
     killed, ended = again["provenance"]["attempts"]

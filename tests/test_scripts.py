@@ -10,10 +10,13 @@ import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
+import peft
 import pytest
 from hydra.errors import MissingConfigException
 from injected import injecting
+from safetensors import SafetensorError
 from tiny_bench import ROOT, Bench
 
 import craft.computation
@@ -341,6 +344,55 @@ def test_sweep_finishes_the_rest_when_one_job_breaks(bench, train, monkeypatch, 
     assert train("-m", *bench.overrides("seed=0,1")) == 0
     assert len(attempts) == 3
     assert [made["status"] for made in records(bench)] == ["ok", "ok"]
+
+
+@pytest.fixture
+def full_disk_at_the_adapters(monkeypatch):
+    """As safetensors says it, after a part of the files is there."""
+    write, calls = peft.peft_model.safe_save_file, []
+
+    def fill(tensors, path, **more):
+        calls.append(path)
+        if len(calls) > 1:
+            return write(tensors, path, **more)
+        Path(path).write_bytes(b"half")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
+
+    monkeypatch.setattr(peft.peft_model, "safe_save_file", fill)
+
+
+def test_full_disk_at_the_adapters_is_one_line_and_the_run_goes_on(
+    bench, train, full_disk_at_the_adapters, capsys
+):
+    unbroken = bench.elsewhere("unbroken")
+    with injecting("disk full while adapters are saved", "the last epoch"):
+        more = ["train.epochs=2", "train.checkpoint_minutes=0"]
+        assert train(*bench.overrides(*more)) == 1
+        err = capsys.readouterr().err.splitlines()
+        (line,) = [said for said in err if "  epoch " not in said and "it/s" not in said]
+        folder = bench.folder()
+        assert line == (
+            f"error: {folder.name}: Error while serializing: I/O error: No space left on device "
+            "(os error 28); the same command goes on once there is room"
+        )
+        left = {path.name for path in folder.iterdir()}
+        assert left >= {"checkpoint.safetensors", "attempts.json"}
+        assert not [name for name in left if name.startswith((".", "last", "best", "lease"))]
+        assert train(*bench.overrides(*more)) == 0
+        assert records(bench)[0]["result"] == unbroken.run(*more)["result"]
+
+
+def test_full_disk_in_a_sweep_is_a_line_and_the_rest_is_finished(
+    bench, train, full_disk_at_the_adapters, capsys
+):
+    assert train("-m", *bench.overrides("seed=0,1")) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert [line for line in err.splitlines() if line.startswith("error: rte-craft-local-s0-")]
+    assert err.splitlines()[-1].startswith("not ok: 1 of 2 runs: rte-craft-local-s0-")
+    assert sorted(made["status"] for made in records(bench)) == ["failed", "ok"]
 
 
 def test_sweep_names_the_run_that_diverged(bench, train, capsys):

@@ -119,7 +119,8 @@ def made(tmp_path):
             error = "RuntimeError: no" if run.name == "rte-failed" else None
             content = record.make(run.id, status[run.name], {"x": 1}, provenance, error)
             record.write(folder / "record.json", content)
-    live = tmp_path / "runs" / f"rte-running-{runs[3].id[:10]}" / "lease.1.json"
+    live = tmp_path / "runs" / f"rte-running-{runs[3].id[:10]}" / "lease.1" / "x.json"
+    live.parent.mkdir()
     live.write_text(json.dumps({"holder": {"name": "x"}, "seconds": 60}))
     killed = [{"started": "2026-01-01T00:00:00+00:00", "seconds": 0.0, "ended": "killed"}] * 2
     write_json(tmp_path / "runs" / f"rte-killed-{runs[6].id[:10]}" / "attempts.json", killed)

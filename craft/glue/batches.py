@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from craft.errors import InputError
 from craft.glue.tasks import Split, Task
 from craft.packing import Packing, runs_of, together
 
@@ -36,9 +37,15 @@ class Tokens:
 
 def encode(split: Split, task: Task, tokenizer: Any, max_length: int) -> Tokens:
     """Tokenise a split, single sentences or pairs, cut at `max_length` tokens (the longer text
-    first).
+    first); InputError where no token of a text would be left.
 
     Only the rows that are too long are tokenised a second time, to cut them."""
+    special = tokenizer.num_special_tokens_to_add(pair=len(split.texts) > 1)
+    if max_length < special + len(split.texts):
+        raise InputError(
+            f"train.max_length {max_length} leaves no room for {task.name}'s text beside {special} "
+            f"special tokens; the least is {special + len(split.texts)}"
+        )
     encoded = tokenizer(*split.texts, truncation=False, verbose=False)
     ids, types = encoded["input_ids"], encoded.get("token_type_ids")
     long = [row for row, found in enumerate(ids) if len(found) > max_length]

@@ -1,9 +1,11 @@
 """Where GLUE comes from: the hub, a local folder, or the generator of mini-GLUE. All three give the
 same splits."""
 
+import codecs
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +108,8 @@ def _from_folder(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -
         )
         if tsv.is_file():
             loaded[split], skipped[split] = read_tsv(task, split, tsv)
+            if skipped[split]:
+                warnings.warn(f"{tsv}: {skipped[split]} broken rows are left out", stacklevel=2)
         elif parquet:
             loaded[split] = _read_parquet(task, split, parquet)
         else:
@@ -168,14 +172,25 @@ def read_tsv(task: Task, split: str, path: Path) -> tuple[Split, int]:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """The lines of a TSV file, split at their tabs; a line ends in LF or CRLF, in nothing else."""
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: {error}") from error
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r").split("\t") for line in lines]
+    """The lines of a TSV file, split at their tabs; a line ends in LF or CRLF, in nothing else.
+
+    Blank lines at the end are none, except in a file of one column, where they are empty texts."""
+    rows = []
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}: not UTF-8 (byte {line[error.start]:#04x}); a file in "
+                "another encoding must be converted"
+            ) from error
+        if "\0" in text:
+            raise InputError(f"{path}, line {number}: a NUL byte; the file must be UTF-8 text")
+        rows.append(text.removesuffix("\r").split("\t"))
+    while len(rows[0]) > 1 and rows[-1] == [""]:
+        rows.pop()
+    return rows if content else []
 
 
 def read_columns(task: Task, path: Path) -> Split:

@@ -1,5 +1,6 @@
 """The whole report from records: every table, figure and CSV; and what a report in place lacks."""
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from craft.report.sizes import SHAPES, cost_table, methods, parameter_table
 from craft.report.style import Drawn, Looks
 from craft.report.sureness import Resampled, comparison_table, comparisons, intervals
 from craft.report.weights import Stacks
-from craft.storage import write_text
+from craft.storage import read_json, write_json, write_text
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
-PER_MODEL = ("scores", "details", "comparison", "table2", "pareto", "tasks", "curves", "ranks")
+SCORES, LIST = "scores.csv", "report.json"
 PICTURES = (".pdf", ".png")
 DIGITS = 10  # of scores.csv: nothing there is computed
 
@@ -36,18 +37,24 @@ class Report:
     main: list[Table]
     problems: list[str]
 
+    @property
+    def files(self) -> list[str]:
+        """What `write` writes into its folder, pictures too, apart from this list itself."""
+        tables = [f"tables/{name}" for table in self.tables for name in table.files()]
+        figures = [f"figures/{name}" for drawn in self.drawn for name in drawn.files()]
+        return sorted([*tables, *figures, SCORES])
+
     def write(self, folder: Path, pictures: bool = True) -> None:
-        """Write tables/, figures/ and scores.csv; files of an earlier report's other models go."""
+        """Write tables/, figures/, scores.csv and the list of them; what the list of an earlier
+        report names beside them goes, and no other file."""
+        for name in sorted(_listed(folder) - set(self.files)):
+            (folder / name).unlink(missing_ok=True)
+        write_json(folder / LIST, {"files": self.files})
         for table in self.tables:
             table.write(folder / "tables")
         for drawn in self.drawn:
             drawn.save(folder / "figures", pictures)
-        write_text(folder / "scores.csv", csv(self.scores, DIGITS))
-        made = {t.name for t in self.tables} | {d.name for d in self.drawn}
-        for part in ("tables", "figures"):
-            for path in sorted((folder / part).glob("*.*")):
-                if path.stem not in made and path.stem.split("_")[0] in PER_MODEL:
-                    path.unlink()
+        write_text(folder / SCORES, csv(self.scores, DIGITS))
 
     def block(self) -> str:
         """The README's part between the marks."""
@@ -125,12 +132,16 @@ def readme_with(text: str, block: str) -> str | None:
 
 
 def differing(report: Report, folder: Path, readme: Path | None) -> list[str]:
-    """The files of a folder that this report would change, add or not make, pictures aside."""
+    """The files of a folder that this report would change, add or remove, pictures aside."""
     with tempfile.TemporaryDirectory() as place:
         fresh = Path(place)
         report.write(fresh, pictures=False)
-        names = _files(fresh) | _files(folder)
-        changed = [n for n in sorted(names) if _text(fresh / n) != _text(folder / n)]
+        names = {*report.files, *_listed(folder), LIST}
+        changed = [
+            name
+            for name in sorted(names)
+            if not name.endswith(PICTURES) and _text(fresh / name) != _text(folder / name)
+        ]
     if readme is not None and readme.is_file():
         text = readme.read_text(encoding="utf-8")
         if readme_with(text, report.block()) not in (None, text):
@@ -138,9 +149,18 @@ def differing(report: Report, folder: Path, readme: Path | None) -> list[str]:
     return changed
 
 
-def _files(folder: Path) -> set[str]:
-    found = [*folder.glob("tables/*.*"), *folder.glob("figures/*.*"), folder / "scores.csv"]
-    return {str(p.relative_to(folder)) for p in found if p.suffix not in PICTURES}
+def _listed(folder: Path) -> set[str]:
+    """What an earlier report says it wrote into a folder; InputError where that is no such list."""
+    if not (folder / LIST).is_file():
+        return set()
+    content = read_json(folder / LIST)
+    names = content.get("files") if isinstance(content, dict) else None
+    ours = re.compile(rf"(tables|figures)/[^/]+|{re.escape(SCORES)}")
+    if not isinstance(names, list) or not all(ours.fullmatch(str(name)) for name in names):
+        raise InputError(
+            f"{folder / LIST} is no list of a report's files: move it, or choose another out="
+        )
+    return set(names)
 
 
 def _text(path: Path) -> str | None:

@@ -78,9 +78,14 @@ class Table:
     def csv(self) -> str:
         return csv(self.data)
 
+    def files(self) -> dict[str, str]:
+        """The names and contents of its files."""
+        forms = {"md": self.markdown(), "tex": self.latex(), "csv": self.csv()}
+        return {f"{self.name}.{suffix}": text for suffix, text in forms.items()}
+
     def write(self, folder: Path) -> None:
-        for suffix, text in (("md", self.markdown()), ("tex", self.latex()), ("csv", self.csv())):
-            write_text(folder / f"{self.name}.{suffix}", text)
+        for name, text in self.files().items():
+            write_text(folder / name, text)
 
 
 def _ruled(lines: list[str], line: int) -> str:

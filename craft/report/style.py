@@ -58,6 +58,10 @@ class Drawn:
     figure: Figure
     data: pd.DataFrame
 
+    def files(self) -> list[str]:
+        """The names of its files."""
+        return [f"{self.name}.{suffix}" for suffix in (*NO_DATE, "csv")]
+
     def save(self, folder: Path, pictures: bool = True) -> None:
         """Write <name>.pdf, <name>.png and the plotted numbers as <name>.csv."""
         with styled():

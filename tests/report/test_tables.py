@@ -295,14 +295,67 @@ def test_check_sees_every_change_of_text_and_no_other(report, tmp_path):
     table = tmp_path / "tables" / "table2_roberta_base.md"
     table.write_text(table.read_text().replace("88.0", "89.0"))
     (tmp_path / "figures" / "parameters_against_depth.csv").unlink()
-    (tmp_path / "tables" / "scores_paper_other.csv").write_text("x\n")
+    listed = tmp_path / "report.json"
+    listed.write_text(listed.read_text().replace("architecture.pdf", "architecture.svg"))
     assert differing(report, tmp_path, None) == [
         "figures/parameters_against_depth.csv",
-        "tables/scores_paper_other.csv",
+        "report.json",
         "tables/table2_roberta_base.md",
     ]
     report.write(tmp_path, pictures=False)
     assert differing(report, tmp_path, None) == []
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """The report of another model."""
+    make_run(tmp_path / "runs", "rte", best=0.6)
+    return build(load([tmp_path / "runs"], CONFIGS), PUBLISHED, CONFIGS, [])
+
+
+def test_a_report_removes_what_an_earlier_one_wrote_and_no_file_of_the_users(
+    report, earlier, tmp_path
+):
+    out = tmp_path / "out"
+    mine = [out / "tables" / "scores_mine.csv", out / "figures" / "curves_2025.png"]
+    mine += [out / "tables" / "scores_mini.md", out / "figures" / "ranks_b.csv", out / "tasks.csv"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    earlier.write(out, pictures=False)
+    stale = set(earlier.files) - set(report.files)
+    for name in (name for name in stale if name.endswith((".pdf", ".png"))):
+        (out / name).touch()
+    assert "tables/scores_mini_roberta_mini.md" in stale
+    assert "figures/curves_mini_roberta_mini.pdf" in stale
+    assert all((out / name).is_file() for name in stale)
+    assert "tables/scores_mini_roberta_mini.md" in differing(report, out, None)
+    report.write(out, pictures=False)
+    assert not any((out / name).exists() for name in stale)
+    assert [path.read_text() for path in mine] == ["mine"] * len(mine)
+    assert differing(report, out, None) == []
+
+
+def test_a_report_in_a_folder_without_a_list_removes_nothing(report, earlier, tmp_path):
+    earlier.write(tmp_path / "out", pictures=False)
+    (tmp_path / "out" / "report.json").unlink()
+    assert "report.json" in differing(report, tmp_path / "out", None)
+    report.write(tmp_path / "out", pictures=False)
+    assert (tmp_path / "out" / "tables" / "scores_mini_roberta_mini.md").is_file()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"files": 3}', '{"files": ["../mine.txt"]}', '{"files": ["mine.txt"]}']
+)
+def test_a_list_that_no_report_wrote_is_refused_and_left(content, report, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    (tmp_path / "out" / "report.json").write_text(content)
+    with pytest.raises(InputError, match="report.json is "):
+        report.write(tmp_path / "out", pictures=False)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"mine.txt", "report.json"}
+    assert (tmp_path / "mine.txt").is_file()
 
 
 def test_the_readme_block_is_checked_and_filled(report, tmp_path):
