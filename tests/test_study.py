@@ -174,6 +174,7 @@ def small_study(tiny_bert, tiny_glue, tmp_path):
             "logger=none",
             "train.device=cpu",
             "train.batch_size=8",
+            "train.max_length=32",
         ],
         "encoders": {"tiny": {"head": "A", "set": ["train.epochs=1"]}},
         "grids": {"head": [1e-3], "usual": [1e-3]},
