@@ -50,7 +50,7 @@ class Inputs:
         """Locate a config's inputs; InputError where one is missing or `donor` is not finished."""
         backbone = models.locate(config.model)
         data = data_of(config)
-        kept = record.identity(config, backbone.digest, data.digest)
+        kept = record.identity(config, backbone.digest, data.digest, backbone.tokenizer)
         start = None if donor is None else finished_run(donor, backbone)
         if start is not None:
             kept["start_from.id"] = start.id
@@ -68,7 +68,7 @@ def compute(
     run_id, folder, start = inputs.id, inputs.folder, inputs.start
     seeds = Seeds.of(config.seed)
     tokenizer = models.tokenizer_of(backbone)
-    cache = caches(config, data.digest, models.tokenizer_digest(backbone))
+    cache = caches(config, data.digest, backbone.tokenizer)
     tokens = {
         n: cache.encode(s, config.task, tokenizer, config.train.max_length)
         for n, s in data.splits.items()

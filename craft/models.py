@@ -33,15 +33,19 @@ from craft.vertical import make_vertical
 FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "tokenizer*"]
 # without one of these transformers makes up a tokenizer
 VOCABULARY = ("tokenizer.json", "vocab.*", "*.model")
+TOKENIZER = (*VOCABULARY, "merges.txt", "bpe.codes", "tokenizer_config.json")
+TOKENIZER += ("special_tokens_map.json", "added_tokens.json")
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A folder with a pre-trained encoder and its tokenizer, a digest of its weights and config,
-    and what is made of it: random weights, or layers as increments of others."""
+    """A folder with a pre-trained encoder and its tokenizer, a digest of its weights and config and
+    one of the tokenizer's files, and what is made of it: random weights, or layers as increments of
+    others."""
 
     folder: Path
     digest: str
+    tokenizer: str
     random: bool = False
     vertical: Mapping[str, Any] | None = None  # the arguments of craft.vertical.make_vertical
 
@@ -67,6 +71,7 @@ def locate(model: Mapping[str, Any]) -> Backbone:
     return Backbone(
         folder,
         digest,
+        tokenizer_digest(folder),
         random=model.get("random", False),
         vertical=None if vertical["rank"] is None else vertical,
     )
@@ -105,10 +110,9 @@ def check_vocabulary(model: nn.Module, tokens: Iterable[Tokens]) -> None:
         )
 
 
-def tokenizer_digest(backbone: Backbone) -> str:
-    """A digest of all small files beside the weights, the tokenizer's among them."""
-    patterns = ("*.json", "*.txt", "*.model")
-    files = {file for pattern in patterns for file in backbone.folder.glob(pattern)}
+def tokenizer_digest(folder: Path) -> str:
+    """A digest of the tokenizer's own files beside the weights, names and contents."""
+    files = {file for pattern in TOKENIZER for file in folder.glob(pattern)}
     return sha256(repr([(f.name, sha256(f.read_bytes())) for f in sorted(files)]).encode())
 
 

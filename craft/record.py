@@ -80,6 +80,16 @@ INCIDENTAL = (
     "model",
     "data",  # their content's digests are the identity, not where they lie
 )
+# Records of these weights were made before the identity named a tokenizer: the digest of the one
+# that lay beside them, with which they keep their ids.
+KNOWN_TOKENIZERS = {
+    "0112bc207fae74c4a725ab86ae50993c6348950d45238cc55ee52da7a20c9f91": (
+        "2ef7c799d5295dfb0ce0b3e242545ffad2e14515c408c2621baecfe2fb8bfb6e"
+    ),
+    "16692479805225862faaf216eb7cdf58a2179a73c784cc6d4ea59f22a7436131": (
+        "6e165478604a3102a258b0812cbcfe05f46dfbd2bdaa38749b7e4c0a72ab44fc"
+    ),
+}
 
 
 def is_outcome(key: str) -> bool:
@@ -100,14 +110,18 @@ def _prefixes(key: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
 
 
-def identity(config: RunConfig, model_digest: str, data_digest: str) -> dict[str, Any]:
-    """What makes this run this run, as a flat dictionary: outcome keys, and digests of weights and
-    data."""
+def identity(
+    config: RunConfig, model_digest: str, data_digest: str, tokenizer_digest: str
+) -> dict[str, Any]:
+    """What makes this run this run, as a flat dictionary: outcome keys, and digests of weights,
+    data and tokenizer."""
     kept: dict[str, Any] = {
         "protocol": PROTOCOL,
         "model.digest": model_digest,
         "data.digest": data_digest,
     }
+    if KNOWN_TOKENIZERS.get(model_digest) != tokenizer_digest:
+        kept["tokenizer.digest"] = tokenizer_digest
     for key, value in flatten({k: v for k, v in config.resolved.items() if k != "method"}):
         if is_outcome(key) and value != OUTCOME[key]:
             kept[key] = value

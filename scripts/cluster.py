@@ -174,7 +174,8 @@ class _Identities:
             size = sum(len(text) for texts in train.texts for text in texts) / CHARACTERS
             self._data[key] = (data.digest, size + 3 * len(train))
         digest, tokens = self._data[key]
-        kept = record.identity(config, self._backbones[section].digest, digest)
+        backbone = self._backbones[section]
+        kept = record.identity(config, backbone.digest, digest, backbone.tokenizer)
         if donor is not None:
             kept["start_from.id"] = donor
         run_id = record.digest(kept)

@@ -267,6 +267,9 @@ def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFra
     A model name that stands for several weights gets their digest, a task of several data sets
     theirs, and what differs inside a cell besides the seed is added to the settings."""
     identities = {i: dict(flatten(made["result"]["config"])) for i, made in raw.items()}
+    for facts in identities.values():
+        tokenizer = record.KNOWN_TOKENIZERS.get(facts["model.digest"], "unknown")
+        facts.setdefault("tokenizer.digest", tokenizer)
 
     def known(key: str) -> pd.Series:
         return pd.Series({i: identities[i][key] for i in runs.index}, dtype=object)
