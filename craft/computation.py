@@ -55,7 +55,7 @@ class Inputs:
         if start is not None:
             kept["start_from.id"] = start.id
         run_id = record.digest(kept)
-        folder = record.RunFolder.of(config, run_id)
+        folder = record.RunFolder.of(config, run_id, backbone.name)
         return Inputs(config, backbone, data, start, kept, run_id, folder)
 
 
@@ -140,7 +140,7 @@ def compute(
         "predictions_sha256": predictions,
     }
     origin = {"run": folder.path.name, "id": run_id, "task": config.task.name}
-    origin |= {"model": {"name": config.model["name"], "digest": backbone.digest}}
+    origin |= {"model": {"name": backbone.name, "digest": backbone.digest}}
     adapter_bytes = save_adapters(model, fitted, folder.path, origin)
     progress = fitted.progress
     more = {
@@ -188,7 +188,7 @@ def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftM
     if usable is not None and config.train.max_length > usable:
         raise InputError(
             f"train.max_length {config.train.max_length} exceeds the {usable} positions of "
-            f"{config.model['name']}"
+            f"{backbone.name}"
         )
     if settings.batching == "packed":
         packing.enable(model)

@@ -3,6 +3,8 @@ attached by peft."""
 
 import contextlib
 import copy
+import json
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from craft.card import NAME, as_name, read_card
 from craft.errors import InputError, first_line
 from craft.glue.batches import Tokens
 from craft.glue.tasks import Task
@@ -39,23 +42,41 @@ TOKENIZER += ("special_tokens_map.json", "added_tokens.json")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A folder with a pre-trained encoder and its tokenizer, a digest of its weights and config and
-    one of the tokenizer's files, and what is made of it: random weights, or layers as increments of
-    others."""
+    """A folder with a pre-trained encoder and its tokenizer, what it is called, a digest of its
+    weights and config and one of the tokenizer's files, and what is made of it: random weights, or
+    layers as increments of others.
+
+    `parameters` counts what the weights' files hold, `licence` is None where nothing says it."""
 
     folder: Path
+    name: str
+    licence: str | None
+    model_type: str
+    parameters: int
     digest: str
     tokenizer: str
     random: bool = False
     vertical: Mapping[str, Any] | None = None  # the arguments of craft.vertical.make_vertical
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of it."""
+        names = ("name", "licence", "model_type", "parameters", "digest", "tokenizer")
+        return {name: getattr(self, name) for name in names}
 
 
 def locate(model: Mapping[str, Any]) -> Backbone:
     """Find the files of a `model` section: the folder `path`, or a pinned revision on the hub or in
     its cache.
 
-    InputError where there is no such folder, no safetensors weights in it, or neither network nor
-    cache."""
+    Its name is the section's `name`, or that of the card in the folder, or the folder's own.
+    InputError where there is no such folder, no sound safetensors weights in it, neither network
+    nor cache, and where the name cannot stand in a file's."""
+    name = model.get("name")
+    if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise InputError(
+            f"model.name {name!r} must start with a letter or digit and hold these, '.', '_' and "
+            "'-' alone"
+        )
     if model["path"] is not None:
         folder = Path(model["path"])
         if not (folder / "config.json").is_file():
@@ -68,13 +89,41 @@ def locate(model: Mapping[str, Any]) -> Backbone:
     content = {file.name: sha256(file.read_bytes()) for file in [folder / "config.json", *weights]}
     digest = sha256(repr(sorted(content.items())).encode())
     vertical = model.get("vertical", {"rank": None})
+    card = read_card(folder)
     return Backbone(
         folder,
-        digest,
-        tokenizer_digest(folder),
+        name=name or card.name or as_name(folder.resolve().name) or "unnamed",
+        licence=model.get("licence") or card.licence,
+        model_type=_config_of(folder).get("model_type", "unknown"),
+        parameters=sum(math.prod(shape) for shape in shapes(folder).values()),
+        digest=digest,
+        tokenizer=tokenizer_digest(folder),
         random=model.get("random", False),
         vertical=None if vertical["rank"] is None else vertical,
     )
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "config.json").read_bytes())
+    except ValueError as error:
+        raise InputError(f"{folder}: config.json is not JSON ({first_line(error)})") from error
+
+
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every floating-point tensor in a folder's weights; InputError where a file
+    is damaged."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118
+                    part = file.get_slice(key)
+                    if part.get_dtype().startswith(("F", "BF")):
+                        found[key] = tuple(part.get_shape())
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: {first_line(error)}") from error
+    return found
 
 
 def _download(repository: str, revision: str) -> Path:

@@ -34,7 +34,7 @@ def load_adapter(config: RunConfig, backbone: models.Backbone) -> torch.nn.Modul
     assert config.adapter is not None
     if not (config.adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter: {config.adapter} holds no adapter_model.safetensors")
-    check_adapter(config.adapter, config.model["name"], backbone.digest)
+    check_adapter(config.adapter, backbone.name, backbone.digest)
     base = models.build(backbone, config.task, Seeds.of(config.seed).head)
     if config.train.batching == "packed":
         packing.enable(base)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from craft.config import RunConfig, flatten
 from craft.environment import anonymous
@@ -80,14 +80,30 @@ INCIDENTAL = (
     "model",
     "data",  # their content's digests are the identity, not where they lie
 )
-# Records of these weights were made before the identity named a tokenizer: the digest of the one
-# that lay beside them, with which they keep their ids.
-KNOWN_TOKENIZERS = {
-    "0112bc207fae74c4a725ab86ae50993c6348950d45238cc55ee52da7a20c9f91": (
-        "2ef7c799d5295dfb0ce0b3e242545ffad2e14515c408c2621baecfe2fb8bfb6e"
+
+
+class Known(NamedTuple):
+    """What a record of these weights does not say where it is of before records did: the encoder's
+    facts, and the digest of the tokenizer beside it, with which such a run keeps its id."""
+
+    name: str
+    licence: str
+    model_type: str
+    tokenizer: str
+
+
+KNOWN = {
+    "0112bc207fae74c4a725ab86ae50993c6348950d45238cc55ee52da7a20c9f91": Known(
+        "roberta_mini",
+        "cc-by-sa-3.0",
+        "roberta",
+        "2ef7c799d5295dfb0ce0b3e242545ffad2e14515c408c2621baecfe2fb8bfb6e",
     ),
-    "16692479805225862faaf216eb7cdf58a2179a73c784cc6d4ea59f22a7436131": (
-        "6e165478604a3102a258b0812cbcfe05f46dfbd2bdaa38749b7e4c0a72ab44fc"
+    "16692479805225862faaf216eb7cdf58a2179a73c784cc6d4ea59f22a7436131": Known(
+        "all-MiniLM-L6-v2",
+        "apache-2.0",
+        "bert",
+        "6e165478604a3102a258b0812cbcfe05f46dfbd2bdaa38749b7e4c0a72ab44fc",
     ),
 }
 
@@ -120,7 +136,8 @@ def identity(
         "model.digest": model_digest,
         "data.digest": data_digest,
     }
-    if KNOWN_TOKENIZERS.get(model_digest) != tokenizer_digest:
+    known = KNOWN.get(model_digest)
+    if known is None or known.tokenizer != tokenizer_digest:
         kept["tokenizer.digest"] = tokenizer_digest
     for key, value in flatten({k: v for k, v in config.resolved.items() if k != "method"}):
         if is_outcome(key) and value != OUTCOME[key]:
@@ -165,14 +182,14 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def of(cls, config: RunConfig, run_id: str) -> "RunFolder":
+    def of(cls, config: RunConfig, run_id: str, model: str) -> "RunFolder":
         """The run's folder, also where the model or the method had another name when it was
         made."""
         runs, ending = config.outputs / "runs", f"-{run_id[:10]}"
         for folder in sorted(runs.glob(f"*{ending}")):
             return cls(folder)
         label = "".join(c if c.isalnum() else "_" for c in config.method["label"].lower())
-        name = f"{config.task.name}-{label}-{config.model['name']}-s{config.seed}{ending}"
+        name = f"{config.task.name}-{label}-{model}-s{config.seed}{ending}"
         return cls(runs / name)
 
     @property

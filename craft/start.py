@@ -26,7 +26,7 @@ def finished_run(config: RunConfig, backbone: models.Backbone) -> Start:
     data = data_of(config)
     kept = record.identity(config, backbone.digest, data.digest, backbone.tokenizer)
     run_id = record.digest(kept)
-    folder = record.RunFolder.of(config, run_id)
+    folder = record.RunFolder.of(config, run_id, backbone.name)
     done = folder.read()
     if done is None or done["status"] != "ok":
         raise InputError(

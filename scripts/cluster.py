@@ -181,13 +181,12 @@ class _Identities:
         run_id = record.digest(kept)
         device = [o for o in overrides if o.split("=")[0] != "train.device"]
         line = (*device, f"train.device={config.train.device}")  # never the other one by accident
-        seconds = START + tokens * config.train.epochs / self._rate(config)
-        folder = record.RunFolder.of(config, run_id)
+        seconds = START + tokens * config.train.epochs / self._rate(config, backbone.name)
+        folder = record.RunFolder.of(config, run_id, backbone.name)
         return Planned(line, run_id, folder.path.name, round(seconds, 1), donor)
 
-    def _rate(self, config: RunConfig) -> float:
+    def _rate(self, config: RunConfig, name: str) -> float:
         """Tokens a second: the mean of the model's finished runs, or the setting."""
-        name = config.model["name"]
         if name not in self._rates:
             found = []
             for path in (config.outputs / "runs").glob(f"*-{name}-s*/record.json"):

@@ -124,7 +124,8 @@ def plan(grids: list[Sweep]) -> list[Planned]:
         digest, tokens = loaded[key]
         kept = record.identity(config, backbone.digest, digest, backbone.tokenizer)
         run_id = record.digest(kept)
-        planned.append(Planned(record.RunFolder.of(config, run_id), tokens * config.train.epochs))
+        folder = record.RunFolder.of(config, run_id, backbone.name)
+        planned.append(Planned(folder, tokens * config.train.epochs))
     return planned
 
 

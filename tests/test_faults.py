@@ -511,7 +511,9 @@ def test_adapter_of_another_backbone_rank_or_shape_is_refused_with_what_differs(
     assert "accuracy" in evaluate(check(compose(*overrides)))
     with injecting("an adapter of another backbone"):
         other = [o for o in overrides if not o.startswith("model.path")]
-        with pytest.raises(InputError, match="was made on local with the digest .*; local has"):
+        with pytest.raises(
+            InputError, match="made on roberta.* with the digest .*; bert.* has"
+        ):
             evaluate(check(compose(*other, f"model.path={tiny_bert}")))
     rest = [o for o in overrides if not o.startswith("adapter=")]
     with injecting("an adapter of another rank"):

@@ -102,12 +102,12 @@ def test_records_on_file_keep_their_ids(path):
     made = record.read(path)
     kept, resolved = made["result"]["config"], made["provenance"]["config"]
     assert made["id"] == record.digest(kept)
-    tokenizer = record.KNOWN_TOKENIZERS.get(kept["model.digest"])
-    if tokenizer is None:  # of earlier weights that are not there any more
+    known = record.KNOWN.get(kept["model.digest"])
+    if known is None:  # of earlier weights that are not there any more
         assert kept["model.digest"].startswith("d10574eb") and "search" in path.parts
         return
     config = SimpleNamespace(resolved=resolved, method=resolved["method"])
-    digests = (kept["model.digest"], kept["data.digest"], tokenizer)
+    digests = (kept["model.digest"], kept["data.digest"], known.tokenizer)
     of_its_time = {k: kept[k] for k in ("protocol", "start_from.id") if k in kept}
     assert record.digest(record.identity(config, *digests) | of_its_time) == made["id"]
     other = record.identity(config, *digests[:2], "another") | of_its_time
@@ -116,7 +116,8 @@ def test_records_on_file_keep_their_ids(path):
 
 def test_embedded_model_has_the_tokenizer_of_its_records():
     backbone = models.locate({"path": str(ON_FILE / "models" / "roberta-mini")})
-    assert record.KNOWN_TOKENIZERS[backbone.digest] == backbone.tokenizer
+    facts = {k: v for k, v in backbone.facts().items() if k in record.Known._fields}
+    assert record.KNOWN[backbone.digest]._asdict() == facts | {"name": "roberta_mini"}
 
 
 def test_another_tokenizer_beside_the_same_weights_is_another_run(bench, tmp_path, monkeypatch):
@@ -326,7 +327,12 @@ def test_record_holds_what_a_reader_asks(bench):
     assert {"name", "command", "started", "seconds", "attempts", "recipe"} <= found.keys()
     assert found["config"]["train"]["max_length"] == 24
     assert found["config"]["method"]["peft"]["ranks"] == [2, 8, 8]
-    assert found["model"].keys() == {"name", "repository", "revision", "digest"}
+    assert found["model"] == {
+        "name": bench.model.name, "licence": None, "model_type": "roberta", "repository": None,
+        "revision": None, "digest": result["config"]["model.digest"],
+        "tokenizer": result["config"]["tokenizer.digest"],
+        "parameters": models.locate({"path": str(bench.model)}).parameters,
+    }  # fmt: skip
     assert found["data"]["source"] == {"source": "local"}
     assert found["data"]["examples"] == {"train": 20, "validation": 12}
     assert found["data"]["skipped_rows"] == {}

@@ -166,9 +166,13 @@ def suite_of(provenance: Mapping[str, Any]) -> str:
 
 
 def model_of(provenance: Mapping[str, Any]) -> str:
-    """The model's name; a local encoder has none, so the start of its digest is added."""
+    """The model's name; where its record is of before encoders given as folders had one, that of
+    its known weights, or the start of their digest."""
     model = provenance["model"]
-    return f"local-{model['digest'][:8]}" if model["name"] == "local" else str(model["name"])
+    if model["name"] != "local":
+        return str(model["name"])
+    known = record.KNOWN.get(model["digest"])
+    return known.name if known else f"local-{model['digest'][:8]}"
 
 
 def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
@@ -268,8 +272,8 @@ def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFra
     theirs, and what differs inside a cell besides the seed is added to the settings."""
     identities = {i: dict(flatten(made["result"]["config"])) for i, made in raw.items()}
     for facts in identities.values():
-        tokenizer = record.KNOWN_TOKENIZERS.get(facts["model.digest"], "unknown")
-        facts.setdefault("tokenizer.digest", tokenizer)
+        known = record.KNOWN.get(facts["model.digest"])
+        facts.setdefault("tokenizer.digest", known.tokenizer if known else "unknown")
 
     def known(key: str) -> pd.Series:
         return pd.Series({i: identities[i][key] for i in runs.index}, dtype=object)
