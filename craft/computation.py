@@ -21,7 +21,14 @@ from craft.glue import sources
 from craft.glue.holdout import data_of
 from craft.glue.token_cache import TokenCache
 from craft.optimization import compute_dtype, frozen_casts
-from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
+from craft.outcome import (
+    closed_form,
+    count_parameters,
+    origin_of,
+    save_adapters,
+    summarise,
+    write_predictions,
+)
 from craft.progress import ProgressLine
 from craft.start import Start, finished_run, start_from
 from craft.tracking import tracker
@@ -139,8 +146,8 @@ def compute(
         "skipped_steps": fitted.progress.skipped_steps,
         "predictions_sha256": predictions,
     }
-    origin = {"run": folder.path.name, "id": run_id, "task": config.task.name}
-    origin |= {"model": {"name": backbone.name, "digest": backbone.digest}}
+    run = {"run": folder.path.name, "id": run_id}
+    origin = run | origin_of(config, backbone, model.get_base_model().config.drawn)
     adapter_bytes = save_adapters(model, fitted, folder.path, origin)
     progress = fitted.progress
     more = {

@@ -182,8 +182,9 @@ def build(
     the CPU; its attention dropout is the folder's own where none is given.
 
     Weights that the folder lacks outside the head (an unused pooler), and all where random ones are
-    asked for, are drawn from the same seed. A vertical backbone's `config.vertical` says what it
-    cost: parameters before and after, and each weight's error. InputError where the architecture
+    asked for, are drawn from the same seed: `config.drawn` says whether any was. A vertical
+    backbone's `config.vertical` says what it cost: parameters before and after, and each weight's
+    error. InputError where the architecture
     has no classification model, and where weights of the encoder are damaged or missing."""
     torch.manual_seed(head_seed)
     try:
@@ -211,6 +212,9 @@ def build(
         raise InputError(
             f"{backbone.folder} lacks {len(lacking)} weights of the encoder, e.g. {lacking[0]}"
         )
+    beside = tuple(f"{name}." for name in heads(model))
+    drawn = [key for key in info["missing_keys"] if not key.startswith(beside)]
+    model.config.drawn = backbone.random or bool(drawn)
     if backbone.vertical is not None:
         made = make_vertical(model, **backbone.vertical)
         model.config.vertical = {**backbone.vertical, **made.facts()}

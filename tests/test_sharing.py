@@ -89,7 +89,11 @@ def test_card_says_what_the_record_says(task, bench):
     made = bench.run(SAVE, task=task, method="lora")
     found = ModelCard.load(bench.folder() / "adapter" / "README.md")
     data, score = found.data, made["result"]["score"]
-    assert (data.library_name, data.base_model, data.datasets) == ("peft", bench.model.name, ["glue"])
+    assert (data.library_name, data.base_model, data.datasets) == (
+        "peft",
+        bench.model.name,
+        ["glue"],
+    )
     assert data.tags == ["glue", task, "lora"]
     values = {result.metric_name: result.metric_value for result in data.eval_results}
     assert values == {f"{metric}, best epoch": value for metric, value in score["best"].items()}
