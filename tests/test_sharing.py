@@ -109,7 +109,7 @@ def test_card_says_what_the_record_says(task, bench):
     else:
         assert "The output is a score from 0 to 5." in found.content
         assert data.metrics == ["pearsonr", "spearmanr"]
-        assert '"local", 1' in found.content
+        assert f'"{bench.model.name}", 1' in found.content
     for metric, value in score["best"].items():
         assert f"| {metric} | {value:.4f} | {score['last'][metric]:.4f} |" in found.content
     assert f"best epoch ({score['best_epoch']} of 2)" in found.content
