@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from craft import paper
 from craft.card import NAME, as_name, read_card
 from craft.errors import InputError, first_line
 from craft.glue.batches import Tokens
@@ -46,7 +47,9 @@ class Backbone:
     weights and config and one of the tokenizer's files, and what is made of it: random weights, or
     layers as increments of others.
 
-    `parameters` counts what the weights' files hold, `licence` is None where nothing says it."""
+    `parameters` counts what the weights' files hold, `licence` is None where nothing says it.
+    `verified` says how the weights were found to be those of the repository (`craft.paper`), None
+    where they were not; it, too, is then None."""
 
     folder: Path
     name: str
@@ -55,12 +58,16 @@ class Backbone:
     parameters: int
     digest: str
     tokenizer: str
+    repository: str | None = None
+    revision: str | None = None
+    verified: str | None = None
     random: bool = False
     vertical: Mapping[str, Any] | None = None  # the arguments of craft.vertical.make_vertical
 
     def facts(self) -> dict[str, Any]:
         """What a record says of it."""
-        names = ("name", "licence", "model_type", "parameters", "digest", "tokenizer")
+        names = ("name", "repository", "revision", "verified", "licence", "model_type")
+        names += ("parameters", "digest", "tokenizer")
         return {name: getattr(self, name) for name in names}
 
 
@@ -83,24 +90,89 @@ def locate(model: Mapping[str, Any]) -> Backbone:
             raise InputError(f"model.path: there is no config.json in {folder}")
     else:
         folder = _download(model["repository"], model["revision"])
+    digest, config, found = weights_digest(folder), _config_of(folder), shapes(folder)
+    repository, revision = model.get("repository"), model.get("revision")
+    verified = None
+    if (published := paper.PUBLISHED.get(repository or "")) is not None:
+        verified, differs = _verified(model, published, folder, digest, config, found)
+        if verified is None:
+            name = None if name == published.name else name
+    if model["path"] is not None and verified is None:
+        repository = revision = None
+    vertical = model.get("vertical", {"rank": None})
+    card = read_card(folder)
+    name = name or card.name or as_name(folder.resolve().name) or "unnamed"
+    if published is not None and verified is None:
+        if name == published.name:  # by its folder or card alone
+            name = f"{name}-{digest[:8]}"
+        warnings.warn(
+            f"model.path: {folder} is not {model['repository']} ({differs}): its runs are "
+            f"those of {name}",
+            stacklevel=2,
+        )
+    return Backbone(
+        folder,
+        name=name,
+        licence=(model.get("licence") if verified or not published else None) or card.licence,
+        model_type=config.get("model_type", "unknown"),
+        parameters=sum(math.prod(shape) for shape in found.values()),
+        digest=digest,
+        tokenizer=tokenizer_digest(folder),
+        repository=repository,
+        revision=revision,
+        verified=verified,
+        random=model.get("random", False),
+        vertical=None if vertical["rank"] is None else vertical,
+    )
+
+
+def weights_digest(folder: Path) -> str:
+    """A digest of a folder's config and weights, names and contents; InputError where it has no
+    weights."""
     weights = sorted(folder.glob("model*.safetensors"))
     if not weights:
         raise InputError(f"model.path: {folder} holds no weights (model.safetensors)")
     content = {file.name: sha256(file.read_bytes()) for file in [folder / "config.json", *weights]}
-    digest = sha256(repr(sorted(content.items())).encode())
-    vertical = model.get("vertical", {"rank": None})
-    card = read_card(folder)
-    return Backbone(
-        folder,
-        name=name or card.name or as_name(folder.resolve().name) or "unnamed",
-        licence=model.get("licence") or card.licence,
-        model_type=_config_of(folder).get("model_type", "unknown"),
-        parameters=sum(math.prod(shape) for shape in shapes(folder).values()),
-        digest=digest,
-        tokenizer=tokenizer_digest(folder),
-        random=model.get("random", False),
-        vertical=None if vertical["rank"] is None else vertical,
-    )
+    return sha256(repr(sorted(content.items())).encode())
+
+
+def _verified(
+    model: Mapping[str, Any],
+    published: paper.Published,
+    folder: Path,
+    digest: str,
+    config: Mapping[str, Any],
+    found: Mapping[str, tuple[int, ...]],
+) -> tuple[str | None, str]:
+    """How the weights in a folder were found to be a published model's, or None and what differs.
+
+    InputError where the hub gives other weights than the pinned ones."""
+    pinned = model.get("digest")
+    if model["path"] is None:
+        if pinned not in (None, digest):
+            raise InputError(
+                f"model.digest: {model['repository']} gives weights with the digest "
+                f"{digest[:12]}, not {pinned[:12]}"
+            )
+        return (paper.REVISION if pinned is None else paper.DIGEST), ""
+    if pinned is None:
+        pinned = _cached_digest(model["repository"], model["revision"])
+    if pinned is not None:
+        differs = f"the digest of its weights is {digest[:12]} instead of {pinned[:12]}"
+        return (paper.DIGEST, "") if digest == pinned else (None, differs)
+    differs = paper.difference(published, folder, config, found)
+    return (paper.ARCHITECTURE, "") if differs is None else (None, differs)
+
+
+def _cached_digest(repository: str, revision: str) -> str | None:
+    """The digest of a pinned revision that the hub has been asked for before; None where its
+    weights are not in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+    folder = Path(cached).parent if isinstance(cached, str) else None
+    there = folder is not None and any(folder.glob("model*.safetensors"))
+    return weights_digest(folder) if there and folder is not None else None
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

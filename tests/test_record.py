@@ -329,7 +329,8 @@ def test_record_holds_what_a_reader_asks(bench):
     assert found["config"]["method"]["peft"]["ranks"] == [2, 8, 8]
     assert found["model"] == {
         "name": bench.model.name, "licence": None, "model_type": "roberta", "repository": None,
-        "revision": None, "digest": result["config"]["model.digest"],
+        "revision": None, "verified": None,
+        "digest": result["config"]["model.digest"],
         "tokenizer": result["config"]["tokenizer.digest"],
         "parameters": models.locate({"path": str(bench.model)}).parameters,
     }  # fmt: skip

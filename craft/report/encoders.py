@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from craft import record
+from craft.paper import REVISION, VERIFIED
 from craft.report.load import TITLES, Records
 from craft.report.render import MISSING, Table
 
@@ -24,21 +25,31 @@ def encoder_table(records: Records) -> Table:
             facts["licence"] or MISSING,
             facts["weights"][:8],
             facts["tokenizer"][:8] or MISSING,
+            _held_against(facts),
         ]
         for facts in data.to_dict("records")
     ]
     return Table(
         name="encoders",
         title="Encoders",
-        header=["encoder", "suite", "type", "parameters", "licence", "weights", "tokenizer"],
+        header=["encoder", "suite", "type", "parameters", "licence", "weights", "tokenizer"]
+        + ["the paper's by"],
         rows=body,
         data=data,
         notes=[
             "parameters: of the backbone, without heads; weights, tokenizer: how the digests of "
             "their files start",
+            "the paper's by: what the weights of a published encoder were held against; -: none of "
+            "the paper's",
             "licence: as the encoder's card states it; -: unknown",
         ],
     )
+
+
+def _held_against(facts: dict[str, Any]) -> str:
+    """What the weights of a published encoder were held against."""
+    words = VERIFIED.get(facts["verified"], MISSING)
+    return f"{words} {facts['revision'][:8]}" if facts["verified"] == REVISION else words
 
 
 def _facts(records: Records, suite: str, model: str) -> dict[str, Any]:
@@ -53,6 +64,8 @@ def _facts(records: Records, suite: str, model: str) -> dict[str, Any]:
         "model": model,
         "model_type": facts.get("model_type") or "",
         "parameters": int(chosen["parameters_backbone"].max()),
+        "revision": facts.get("revision") or "",
+        "verified": facts.get("verified") or "",
         "licence": facts.get("licence") or "",
         "weights": said["digest"],
         "tokenizer": facts.get("tokenizer") or "",

@@ -159,10 +159,11 @@ def _sound_records(
 
 
 def suite_of(provenance: Mapping[str, Any]) -> str:
-    """`mini` for generated data, `paper` for RoBERTa-base and -large on GLUE, otherwise `small`."""
+    """`mini` for generated data, `paper` for the paper's encoders on GLUE, if the record says how
+    the weights were found to be theirs, otherwise `small`."""
     if provenance["data"]["source"]["source"] == "mini":
         return "mini"
-    return "paper" if provenance["model"]["name"] in ("roberta_base", "roberta_large") else "small"
+    return "paper" if provenance["model"].get("verified") else "small"
 
 
 def model_of(provenance: Mapping[str, Any]) -> str:

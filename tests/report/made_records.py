@@ -118,6 +118,7 @@ def make_run(
     weights="a" * 64,
     ranks=(12, 100, 100),
     search=None,
+    verified="digest",
 ):
     """Write one run below folder/ and return its record; `best` replaces the headline's value,
     `search` makes it one of a search and says what that is scored on."""
@@ -187,7 +188,8 @@ def make_run(
         "started": "2026-01-01T00:00:00+00:00",
         "config": config,
         "recipe": config["recipe"]["source"],
-        "model": {"name": model, "repository": None, "revision": None, "digest": weights},
+        "model": {"name": model, "repository": None, "revision": None, "digest": weights}
+        | {"verified": verified if model in ("roberta_base", "roberta_large") else None},
         "data": {
             "source": data,
             "digest": kept["data.digest"],
