@@ -22,7 +22,14 @@ from craft.glue.holdout import data_of
 from craft.glue.token_cache import TokenCache
 from craft.intruders import Intruders, intruders
 from craft.optimization import compute_dtype, frozen_casts
-from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
+from craft.outcome import (
+    closed_form,
+    count_parameters,
+    origin_of,
+    save_adapters,
+    summarise,
+    write_predictions,
+)
 from craft.progress import ProgressLine
 from craft.start import Start, finished_run, start_from
 from craft.tracking import tracker
@@ -51,12 +58,12 @@ class Inputs:
         """Locate a config's inputs; InputError where one is missing or `donor` is not finished."""
         backbone = models.locate(config.model)
         data = data_of(config)
-        kept = record.identity(config, backbone.digest, data.digest)
+        kept = record.identity(config, backbone.digest, data.digest, backbone.tokenizer)
         start = None if donor is None else finished_run(donor, backbone)
         if start is not None:
             kept["start_from.id"] = start.id
         run_id = record.digest(kept)
-        folder = record.RunFolder.of(config, run_id)
+        folder = record.RunFolder.of(config, run_id, backbone.name)
         return Inputs(config, backbone, data, start, kept, run_id, folder)
 
 
@@ -69,7 +76,7 @@ def compute(
     run_id, folder, start = inputs.id, inputs.folder, inputs.start
     seeds = Seeds.of(config.seed)
     tokenizer = models.tokenizer_of(backbone)
-    cache = caches(config, data.digest, models.tokenizer_digest(backbone))
+    cache = caches(config, data.digest, backbone.tokenizer)
     tokens = {
         n: cache.encode(s, config.task, tokenizer, config.train.max_length)
         for n, s in data.splits.items()
@@ -141,8 +148,8 @@ def compute(
         "skipped_steps": fitted.progress.skipped_steps,
         "predictions_sha256": predictions,
     }
-    origin = {"run": folder.path.name, "id": run_id, "task": config.task.name}
-    origin |= {"model": {"name": config.model["name"], "digest": backbone.digest}}
+    run = {"run": folder.path.name, "id": run_id}
+    origin = run | origin_of(config, backbone, model.get_base_model().config.drawn)
     peaks = memory.peaks(torch.device(config.train.device))
     found = Intruders(None, None, None, f"the run {fitted.status}")
     if fitted.status == "ok":  # of the last epoch, whose parameters the model has until it is saved
@@ -196,7 +203,7 @@ def prepare(config: RunConfig, backbone: models.Backbone, seeds: Seeds) -> PeftM
     if usable is not None and config.train.max_length > usable:
         raise InputError(
             f"train.max_length {config.train.max_length} exceeds the {usable} positions of "
-            f"{config.model['name']}"
+            f"{backbone.name}"
         )
     if settings.batching == "packed":
         packing.enable(model)

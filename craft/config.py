@@ -239,9 +239,8 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
         name = re.fullmatch(r"\$\{recipe\.\$\{task\.name\}\.(\w+)\}", str(value))
         if name and (name[1] not in row or OmegaConf.is_missing(row, name[1])):
             raise InputError(
-                f"the recipe of {cfg.method.label} on {cfg.model.name} gives no {name[1]} for "
-                f"task {cfg.task.name}; "
-                f"give it: {key}=VALUE"
+                f"the recipe of {cfg.method.label} on {cfg.model.name or 'local'} gives no "
+                f"{name[1]} for task {cfg.task.name}; give it: {key}=VALUE"
             )
     try:
         values = OmegaConf.to_container(cfg, resolve=True)

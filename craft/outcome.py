@@ -79,6 +79,25 @@ def write_predictions(path: Path, task: Task, fitted: Fit, data: sources.GlueDat
     return write_tensors(path, tensors, {"task": task.name})
 
 
+def origin_of(config: RunConfig, backbone: models.Backbone, drawn: bool) -> dict[str, Any]:
+    """What an adapter belongs to: its task, and the backbone that it was made on.
+
+    `drawn` says whether some of the backbone's weights come from the run's seed, which then counts
+    unless the adapter holds them all."""
+    seeded = drawn and not config.method.get("train_backbone")
+    return {
+        "task": config.task.name,
+        "model": {
+            "name": backbone.name,
+            "digest": backbone.digest,
+            "tokenizer": backbone.tokenizer,
+            "random": backbone.random,
+            "vertical": None if backbone.vertical is None else dict(backbone.vertical),
+            "seed": config.seed if seeded else None,
+        },
+    }
+
+
 def save_adapters(model: PeftModel, fitted: Fit, folder: Path, origin: dict[str, Any]) -> int:
     """Save adapter and head of the last and of the best epoch as peft folders, and what they were
     made on; returns the bytes of one."""

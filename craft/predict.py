@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from craft import models, packing
 from craft.config import RunConfig
@@ -21,7 +21,7 @@ from craft.glue.metrics import predictions_of, score
 from craft.glue.sources import read_columns
 from craft.glue.tasks import Split, Task
 from craft.optimization import frozen_casts
-from craft.outcome import ORIGIN
+from craft.outcome import ORIGIN, origin_of
 from craft.storage import read_json, write_text
 from craft.targets import refuse_targets
 from craft.train import Seeds, predict
@@ -30,18 +30,22 @@ from craft.train import Seeds, predict
 def load_adapter(config: RunConfig, backbone: models.Backbone) -> torch.nn.Module:
     """The backbone with the adapter and head of `config.adapter`, ready to evaluate.
 
-    InputError where they were made for another backbone or another number of labels."""
+    InputError where they were made for another task, backbone or number of labels."""
     assert config.adapter is not None
     if not (config.adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter: {config.adapter} holds no adapter_model.safetensors")
-    check_adapter(config.adapter, config.model["name"], backbone.digest)
+    check_adapter(config.adapter)
     base = models.build(backbone, config.task, Seeds.of(config.seed).head)
+    check_origin(config.adapter, origin_of(config, backbone, base.config.drawn))
     if config.train.batching == "packed":
         packing.enable(base)
     try:
+        check_outputs(config.adapter, base, config.task)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(base, str(config.adapter))
+    except InputError:
+        raise
     except (RuntimeError, KeyError, ValueError, TypeError, SafetensorError, UserWarning) as error:
         raise InputError(
             f"adapter: {config.adapter} does not fit: {' '.join(str(error).split())[:300]}"
@@ -49,9 +53,8 @@ def load_adapter(config: RunConfig, backbone: models.Backbone) -> torch.nn.Modul
     return model.to(config.train.device).eval()
 
 
-def check_adapter(folder: Path, model: str, digest: str) -> None:
-    """Refuse a folder from elsewhere whose config names code or other adapters to load, or that was
-    made on another backbone (known where a run of this project has made it)."""
+def check_adapter(folder: Path) -> None:
+    """Refuse a folder from elsewhere whose config names code or other adapters to load."""
     path = folder / "adapter_config.json"
     try:
         found = json.loads(path.read_bytes())
@@ -63,14 +66,59 @@ def check_adapter(folder: Path, model: str, digest: str) -> None:
     if code:
         raise InputError(f"adapter: {path}: auto_mapping {code} names code to import; remove it")
     refuse_targets(found)
-    origin = folder / ORIGIN
-    if origin.is_file():
-        made = read_json(origin)["model"]
-        if made["digest"] != digest:
+
+
+def check_origin(folder: Path, here: dict[str, Any]) -> None:
+    """Refuse an adapter whose `made_on.json`, where a run has left one, says another task or
+    backbone than `here` (`origin_of`); what it does not say is not compared."""
+    if not (folder / ORIGIN).is_file():
+        return
+    made = read_json(folder / ORIGIN)
+    if made["task"] != here["task"]:
+        raise InputError(
+            f"adapter: {folder} was made on task={made['task']}, not on task={here['task']}"
+        )
+    there, ours = made["model"], here["model"]
+    for key in ("digest", "tokenizer"):
+        if there.get(key, ours[key]) != ours[key]:
             raise InputError(
-                f"adapter: {folder} was made on {made['name']} with the digest "
-                f"{made['digest'][:12]}; {model} has {digest[:12]}"
+                f"adapter: {folder} was made on {there['name']} with the "
+                f"{key.replace('tokenizer', 'tokenizer digest')} {there[key][:12]}; "
+                f"{ours['name']} has {ours[key][:12]}"
             )
+    for key in ("random", "vertical"):
+        if there.get(key, ours[key]) != ours[key]:
+            raise InputError(
+                f"adapter: {folder} was made on model.{key}={_plain(there[key])}, "
+                f"not on model.{key}={_plain(ours[key])}"
+            )
+    if there.get("seed", ours["seed"]) != ours["seed"]:
+        raise InputError(
+            f"adapter: {folder} was made on weights drawn from seed={there['seed']}, "
+            f"not from seed={ours['seed']}"
+        )
+
+
+def _plain(value: Any) -> str:
+    """A value of the model section as it is given on the command line."""
+    return json.dumps(value).replace('"', "").replace(" ", "")
+
+
+def check_outputs(folder: Path, base: torch.nn.Module, task: Task) -> None:
+    """Refuse an adapter whose head has another number of outputs than the task's."""
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        names = set(file.keys())
+        for name in models.heads(base):
+            for key, own in base.get_submodule(name).state_dict().items():
+                saved = f"base_model.model.{name}.{key}"
+                if own.shape[:1] != (task.outputs,) or saved not in names:
+                    continue
+                outputs = file.get_slice(saved).get_shape()[0]
+                if outputs != task.outputs:
+                    raise InputError(
+                        f"adapter: {folder} has a head of {outputs} outputs ({name}.{key}); "
+                        f"task={task.name} has {task.outputs}"
+                    )
 
 
 def logits_of(

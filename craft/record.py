@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from craft.config import RunConfig, flatten
 from craft.environment import anonymous
@@ -86,6 +86,32 @@ INCIDENTAL = (
 )
 
 
+class Known(NamedTuple):
+    """What a record of these weights does not say where it is of before records did: the encoder's
+    facts, and the digest of the tokenizer beside it, with which such a run keeps its id."""
+
+    name: str
+    licence: str
+    model_type: str
+    tokenizer: str
+
+
+KNOWN = {
+    "0112bc207fae74c4a725ab86ae50993c6348950d45238cc55ee52da7a20c9f91": Known(
+        "roberta_mini",
+        "cc-by-sa-3.0",
+        "roberta",
+        "2ef7c799d5295dfb0ce0b3e242545ffad2e14515c408c2621baecfe2fb8bfb6e",
+    ),
+    "16692479805225862faaf216eb7cdf58a2179a73c784cc6d4ea59f22a7436131": Known(
+        "all-MiniLM-L6-v2",
+        "apache-2.0",
+        "bert",
+        "6e165478604a3102a258b0812cbcfe05f46dfbd2bdaa38749b7e4c0a72ab44fc",
+    ),
+}
+
+
 def is_outcome(key: str) -> bool:
     """Whether a dotted config key is part of a run's identity; InputError for a key that is in
     neither table."""
@@ -104,14 +130,19 @@ def _prefixes(key: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
 
 
-def identity(config: RunConfig, model_digest: str, data_digest: str) -> dict[str, Any]:
-    """What makes this run this run, as a flat dictionary: outcome keys, and digests of weights and
-    data."""
+def identity(
+    config: RunConfig, model_digest: str, data_digest: str, tokenizer_digest: str
+) -> dict[str, Any]:
+    """What makes this run this run, as a flat dictionary: outcome keys, and digests of weights,
+    data and tokenizer."""
     kept: dict[str, Any] = {
         "protocol": PROTOCOL,
         "model.digest": model_digest,
         "data.digest": data_digest,
     }
+    known = KNOWN.get(model_digest)
+    if known is None or known.tokenizer != tokenizer_digest:
+        kept["tokenizer.digest"] = tokenizer_digest
     for key, value in flatten({k: v for k, v in config.resolved.items() if k != "method"}):
         if is_outcome(key) and value != OUTCOME[key]:
             kept[key] = value
@@ -155,14 +186,14 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def of(cls, config: RunConfig, run_id: str) -> "RunFolder":
+    def of(cls, config: RunConfig, run_id: str, model: str) -> "RunFolder":
         """The run's folder, also where the model or the method had another name when it was
         made."""
         runs, ending = config.outputs / "runs", f"-{run_id[:10]}"
         for folder in sorted(runs.glob(f"*{ending}")):
             return cls(folder)
         label = "".join(c if c.isalnum() else "_" for c in config.method["label"].lower())
-        name = f"{config.task.name}-{label}-{config.model['name']}-s{config.seed}{ending}"
+        name = f"{config.task.name}-{label}-{model}-s{config.seed}{ending}"
         return cls(runs / name)
 
     @property

@@ -61,8 +61,7 @@ def _carry_out(
         "started": attempts.made[0]["started"],
         "config": config.resolved,
         "recipe": config.resolved["recipe"]["source"],
-        "model": {k: config.model[k] for k in ("name", "repository", "revision")}
-        | {"digest": backbone.digest},
+        "model": backbone.facts(),
         "data": {
             "source": {k: v for k, v in config.data.items() if k != "dir"},
             "digest": data.digest,

@@ -24,8 +24,9 @@ class Start:
 def finished_run(config: RunConfig, backbone: models.Backbone) -> Start:
     """The run of a config; InputError where its ok record is not there."""
     data = data_of(config)
-    run_id = record.digest(record.identity(config, backbone.digest, data.digest))
-    folder = record.RunFolder.of(config, run_id)
+    kept = record.identity(config, backbone.digest, data.digest, backbone.tokenizer)
+    run_id = record.digest(kept)
+    folder = record.RunFolder.of(config, run_id, backbone.name)
     done = folder.read()
     if done is None or done["status"] != "ok":
         raise InputError(

@@ -174,19 +174,19 @@ class _Identities:
             size = sum(len(text) for texts in train.texts for text in texts) / CHARACTERS
             self._data[key] = (data.digest, size + 3 * len(train))
         digest, tokens = self._data[key]
-        kept = record.identity(config, self._backbones[section].digest, digest)
+        backbone = self._backbones[section]
+        kept = record.identity(config, backbone.digest, digest, backbone.tokenizer)
         if donor is not None:
             kept["start_from.id"] = donor
         run_id = record.digest(kept)
         device = [o for o in overrides if o.split("=")[0] != "train.device"]
         line = (*device, f"train.device={config.train.device}")  # never the other one by accident
-        seconds = START + tokens * config.train.epochs / self._rate(config)
-        folder = record.RunFolder.of(config, run_id)
+        seconds = START + tokens * config.train.epochs / self._rate(config, backbone.name)
+        folder = record.RunFolder.of(config, run_id, backbone.name)
         return Planned(line, run_id, folder.path.name, round(seconds, 1), donor)
 
-    def _rate(self, config: RunConfig) -> float:
+    def _rate(self, config: RunConfig, name: str) -> float:
         """Tokens a second: the mean of the model's finished runs, or the setting."""
-        name = config.model["name"]
         if name not in self._rates:
             found = []
             for path in (config.outputs / "runs").glob(f"*-{name}-s*/record.json"):

@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
         return
     backbone = models.locate(config.model)
     data = data_of(config)
-    cache = caches(config, data.digest, models.tokenizer_digest(backbone))
+    cache = caches(config, data.digest, backbone.tokenizer)
     if key not in _done:
         _done.add(key)
         tokenizer = models.tokenizer_of(backbone)

@@ -122,8 +122,10 @@ def plan(grids: list[Sweep]) -> list[Planned]:
                 len(encode(data.splits["train"], config.task, tokenizer, length).ids),
             )
         digest, tokens = loaded[key]
-        run_id = record.digest(record.identity(config, backbone.digest, digest))
-        planned.append(Planned(record.RunFolder.of(config, run_id), tokens * config.train.epochs))
+        kept = record.identity(config, backbone.digest, digest, backbone.tokenizer)
+        run_id = record.digest(kept)
+        folder = record.RunFolder.of(config, run_id, backbone.name)
+        planned.append(Planned(folder, tokens * config.train.epochs))
     return planned
 
 

@@ -444,7 +444,7 @@ def test_attention_dropout_is_the_models_own_or_the_one_given(folder, request, b
 
 def test_attention_dropout_is_part_of_the_identity_unless_it_is_the_models(bench):
     def kept(*more):
-        return record.identity(bench.config(*more), "m", "d")
+        return record.identity(bench.config(*more), "m", "d", "t")
 
     assert "train.attention_dropout" not in kept()
     assert kept("train.attention_dropout=0")["train.attention_dropout"] == 0.0

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from injected import injecting
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_scripts import FakeWandb
-from tiny_bench import ROOT
+from tiny_bench import ROOT, Bench
 
 import craft.computation
 import craft.run
@@ -526,10 +527,9 @@ REFUSED = {
 def test_adapter_from_elsewhere_cannot_run_code(fault, adapter, tmp_path):
     fields, message = REFUSED[fault]
     with injecting(fault):
-        digest = json.loads((adapter / "made_on.json").read_text())["model"]["digest"]
-        check_adapter(adapter, "local", digest)
+        check_adapter(adapter)
         with pytest.raises(InputError, match=message):
-            check_adapter(changed_adapter(adapter, tmp_path, **fields), "local", digest)
+            check_adapter(changed_adapter(adapter, tmp_path, **fields))
 
 
 def test_adapter_of_another_backbone_rank_or_shape_is_refused_with_what_differs(
@@ -541,7 +541,7 @@ def test_adapter_of_another_backbone_rank_or_shape_is_refused_with_what_differs(
     assert "accuracy" in evaluate(check(compose(*overrides)))
     with injecting("an adapter of another backbone"):
         other = [o for o in overrides if not o.startswith("model.path")]
-        with pytest.raises(InputError, match="was made on local with the digest .*; local has"):
+        with pytest.raises(InputError, match="made on roberta.* with the digest .*; bert.* has"):
             evaluate(check(compose(*other, f"model.path={tiny_bert}")))
     rest = [o for o in overrides if not o.startswith("adapter=")]
     with injecting("an adapter of another rank"):
@@ -555,6 +555,70 @@ def test_adapter_of_another_backbone_rank_or_shape_is_refused_with_what_differs(
         save_file(tensors, folder / "adapter_model.safetensors")
         with pytest.raises(InputError, match="does not fit: .*missing adapter keys.*lora_B"):
             evaluate(check(compose(*rest, f"adapter={folder}")))
+
+
+def evaluated(bench, folder, *more, **choices):
+    return evaluate(bench.config("mode=evaluate", f"adapter={folder}", *more, **choices))
+
+
+BACKBONES = {
+    "model.random=true": "was made on model.random=false, not on model.random=true",
+    "model.vertical.rank=2": "was made on model.vertical=null, not on model.vertical={rank:2,",
+}
+
+
+@pytest.mark.parametrize("other", BACKBONES)
+def test_adapter_made_on_the_backbone_as_it_stands_is_refused_elsewhere(other, adapter, bench):
+    with pytest.raises(InputError, match=re.escape(BACKBONES[other])):
+        evaluated(bench, adapter, other, method="lora")
+
+
+def test_adapter_made_on_random_weights_is_evaluated_on_these_alone(bench):
+    made = bench.run("train.max_steps=1", "seed=3", "model.random=true", method="lora")
+    best = bench.folder() / "best"
+    same = evaluated(bench, best, "model.random=true", "seed=3", method="lora")
+    assert same == pytest.approx(made["result"]["score"]["best"])
+    message = "was made on weights drawn from seed=3, not from seed=4"
+    with pytest.raises(InputError, match=message):
+        evaluated(bench, best, "model.random=true", "seed=4", method="lora")
+    with pytest.raises(InputError, match="was made on model.random=true, not on model.random=fal"):
+        evaluated(bench, best, "seed=3", method="lora")
+
+
+def test_pooler_that_the_weights_lack_is_the_runs_own(bench, tiny_bert, tmp_path):
+    bert = Bench(tiny_bert, bench.glue, tmp_path / "bert")
+    made = bert.run("train.max_steps=1", "seed=3", method="lora")
+    best = bert.folder() / "best"
+    assert evaluated(bert, best, "seed=3", method="lora") == pytest.approx(
+        made["result"]["score"]["best"]
+    )
+    with pytest.raises(InputError, match="weights drawn from seed=3, not from seed=4"):
+        evaluated(bert, best, "seed=4", method="lora")
+
+
+def test_adapter_of_another_task_or_number_of_labels_is_refused(adapter, bench, tmp_path):
+    with pytest.raises(InputError, match="was made on task=rte, not on task=mrpc"):
+        evaluated(bench, adapter, method="lora", task="mrpc")
+    folder = shutil.copytree(adapter, tmp_path / "elsewhere")
+    (folder / "made_on.json").unlink()
+    message = r"elsewhere has a head of 2 outputs \(classifier.out_proj.weight\); task=mnli has 3"
+    with pytest.raises(InputError, match=message):
+        evaluated(bench, folder, method="lora", task="mnli")
+    assert "accuracy" in evaluated(bench, folder, method="lora", task="mrpc")  # nothing contradicts
+
+
+def test_adapter_of_another_tokenizer_is_refused_and_older_origins_load(adapter, bench, tmp_path):
+    encoder = shutil.copytree(bench.model, tmp_path / "encoder")
+    with (encoder / "tokenizer_config.json").open("a") as file:
+        file.write("\n")
+    other = Bench(encoder, bench.glue, bench.outputs)
+    with pytest.raises(InputError, match="with the tokenizer digest .*; encoder has"):
+        evaluated(other, adapter, method="lora")
+    older = shutil.copytree(adapter, tmp_path / "older")
+    origin = json.loads((older / "made_on.json").read_text())
+    origin["model"] = {key: origin["model"][key] for key in ("name", "digest")}
+    (older / "made_on.json").write_text(json.dumps(origin))
+    assert "accuracy" in evaluated(other, older, method="lora")
 
 
 def test_pickle_is_never_loaded(adapter, bench, tmp_path):

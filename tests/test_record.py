@@ -6,8 +6,10 @@ import getpass
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from craft.glue.metrics import predictions_of, score
 from craft.storage import digest_of_tensors, read_tensors, write_json
 from craft.train import Interrupted, fit, predict
 
+ON_FILE = CONFIGS.parent / "results"
 CHOICES = {
     group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
     for group in ("method", "model", "data", "logger", "train", "task")
@@ -45,8 +48,8 @@ def changed(config, key, value):
     return dataclasses.replace(config, resolved=resolved, method=resolved["method"])
 
 
-def id_of(config, model="weights", data="texts"):
-    return record.digest(record.identity(config, model, data))
+def id_of(config, model="weights", data="texts", tokenizer="vocabulary"):
+    return record.digest(record.identity(config, model, data, tokenizer))
 
 
 def refuse(*_):
@@ -90,13 +93,59 @@ def test_no_incidental_key_changes_the_id(key, bench):
 def test_id_depends_on_the_content_of_weights_and_data(bench):
     config = bench.config()
     ids = {id_of(config), id_of(config, model="others"), id_of(config, data="others")}
-    assert len(ids) == 3
+    ids.add(id_of(config, tokenizer="others"))
+    assert len(ids) == 4
+
+
+@pytest.mark.parametrize("path", sorted(ON_FILE.glob("**/runs/*.json")), ids=lambda path: path.stem)
+def test_records_on_file_keep_their_ids(path):
+    made = record.read(path)
+    kept, resolved = made["result"]["config"], made["provenance"]["config"]
+    assert made["id"] == record.digest(kept)
+    known = record.KNOWN.get(kept["model.digest"])
+    if known is None:  # of earlier weights that are not there any more
+        assert kept["model.digest"].startswith("d10574eb") and "search" in path.parts
+        return
+    config = SimpleNamespace(resolved=resolved, method=resolved["method"])
+    digests = (kept["model.digest"], kept["data.digest"], known.tokenizer)
+    of_its_time = {k: kept[k] for k in ("protocol", "start_from.id") if k in kept}
+    assert record.digest(record.identity(config, *digests) | of_its_time) == made["id"]
+    other = record.identity(config, *digests[:2], "another") | of_its_time
+    assert other == kept | {"tokenizer.digest": "another"}
+
+
+def test_embedded_model_has_the_tokenizer_of_its_records():
+    backbone = models.locate({"path": str(ON_FILE / "models" / "roberta-mini")})
+    facts = {k: v for k, v in backbone.facts().items() if k in record.Known._fields}
+    assert record.KNOWN[backbone.digest]._asdict() == facts | {"name": "roberta_mini"}
+
+
+def test_another_tokenizer_beside_the_same_weights_is_another_run(bench, tmp_path, monkeypatch):
+    made = bench.run()
+    folder = tmp_path / "encoder"
+    shutil.copytree(bench.model, folder)
+    (folder / "README.md").write_text("# not the tokenizer's")
+    (folder / "other.json").write_text("{}")
+    other = Bench(folder, bench.glue, bench.outputs)
+    with monkeypatch.context() as patch:
+        patch.setattr(craft.computation, "fit", refuse)
+        assert other.run() == made
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["truncation"] = {
+        "direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0
+    }  # fmt: skip
+    path.write_text(json.dumps(content), encoding="utf-8")
+    said = []
+    again = other.run(said=said)
+    assert again["id"] != made["id"] and not any("done already" in line for line in said)
+    assert again["result"]["config"]["model.digest"] == made["result"]["config"]["model.digest"]
 
 
 def test_value_that_is_neutral_is_not_part_of_the_identity(bench, monkeypatch):
     """So that a new setting, neutral in all runs so far, orphans no record."""
     config = bench.config()
-    kept = record.identity(config, "", "")
+    kept = record.identity(config, "", "", "")
     assert not kept.keys() & {"start_from", "train.accumulate", "train.batching", "train.tf32"}
     monkeypatch.setitem(record.OUTCOME, "train.new", None)
     assert id_of(changed(config, "train.new", None)) == id_of(config)
@@ -104,14 +153,16 @@ def test_value_that_is_neutral_is_not_part_of_the_identity(bench, monkeypatch):
 
 
 def test_fields_at_the_default_of_their_class_are_left_out(bench):
-    plain = record.identity(bench.config(method="lora"), "", "")["method.peft"]
+    def kept(*more):
+        return record.identity(bench.config(*more, method="lora"), "", "", "")["method.peft"]
+
+    plain = kept()
     assert plain == {"_target_": "peft.LoraConfig"}
     for written in ("+method.peft.lora_dropout=0.0", "+method.peft.bias=none", "method.peft.r=8"):
-        assert record.identity(bench.config(written, method="lora"), "", "")["method.peft"] == plain
-    other = record.identity(bench.config("method.peft.r=4", method="lora"), "", "")["method.peft"]
-    assert other == {**plain, "r": 4}
+        assert kept(written) == plain
+    assert kept("method.peft.r=4") == {**plain, "r": 4}
     default = bench.config("method.peft.ranks=[24,100,100]")
-    assert record.identity(default, "", "")["method.peft"] == {"_target_": "craft.CraftConfig"}
+    assert record.identity(default, "", "", "")["method.peft"] == {"_target_": "craft.CraftConfig"}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +176,7 @@ def test_method_that_is_no_peft_config_is_refused(bench):
     for target in ("craft.Nothing", "nowhere.LoraConfig", "builtins.dict"):
         config = changed(bench.config(), "method.peft", {"_target_": target})
         with pytest.raises(InputError, match=f"method.peft._target_: {target} is no PeftConfig"):
-            record.identity(config, "", "")
+            record.identity(config, "", "", "")
 
 
 # --- done already, or not
@@ -276,7 +327,13 @@ def test_record_holds_what_a_reader_asks(bench):
     assert {"name", "command", "started", "seconds", "attempts", "recipe"} <= found.keys()
     assert found["config"]["train"]["max_length"] == 24
     assert found["config"]["method"]["peft"]["ranks"] == [2, 8, 8]
-    assert found["model"].keys() == {"name", "repository", "revision", "digest"}
+    assert found["model"] == {
+        "name": bench.model.name, "licence": None, "model_type": "roberta", "repository": None,
+        "revision": None, "verified": None,
+        "digest": result["config"]["model.digest"],
+        "tokenizer": result["config"]["tokenizer.digest"],
+        "parameters": models.locate({"path": str(bench.model)}).parameters,
+    }  # fmt: skip
     assert found["data"]["source"] == {"source": "local"}
     assert found["data"]["examples"] == {"train": 20, "validation": 12}
     assert found["data"]["skipped_rows"] == {}

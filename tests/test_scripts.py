@@ -338,7 +338,9 @@ def test_sweep_finishes_the_rest_when_one_job_breaks(bench, train, monkeypatch, 
         assert train("-m", *bench.overrides("seed=0,1")) == 1
         err = capsys.readouterr().err
         assert "Traceback" in err
-        last = r"not ok: 1 of 2 runs: rte-craft-local-s0-\w+: ZeroDivisionError: a bug \(failed\)"
+        last = (
+            r"not ok: 1 of 2 runs: rte-craft-roberta\d+-s0-\w+: ZeroDivisionError: a bug \(failed\)"
+        )
         assert re.fullmatch(last, err.splitlines()[-1])
         assert sorted(made["status"] for made in records(bench)) == ["failed", "ok"]
     assert train("-m", *bench.overrides("seed=0,1")) == 0
@@ -398,7 +400,7 @@ def test_full_disk_in_a_sweep_is_a_line_and_the_rest_is_finished(
 def test_sweep_names_the_run_that_diverged(bench, train, capsys):
     more = ["train.lr=1e-2,1e30", "train.epochs=1", "train.head_lr=${train.lr}", "train.warmup=0"]
     assert train("-m", *bench.overrides(*more)) == 0
-    last = r"not ok: 1 of 2 runs: rte-craft-local-s0-\w+ \(diverged\)"
+    last = r"not ok: 1 of 2 runs: rte-craft-roberta\d+-s0-\w+ \(diverged\)"
     assert re.fullmatch(last, capsys.readouterr().err.splitlines()[-1])
 
 
@@ -409,7 +411,7 @@ def test_interrupted_sweep_starts_no_other_job(bench, train, capsys, monkeypatch
 
     monkeypatch.setattr(craft.computation, "fit", signalled)
     assert train("-m", *bench.overrides("seed=0,1,2")) == 130
-    assert bench.folder().name.startswith("rte-craft-local-s0-")  # the only one
+    assert bench.folder().name.startswith(f"rte-craft-{bench.model.name}-s0-")  # the only one
 
 
 def test_sweep_over_an_unknown_task_starts_nothing(bench, train, capsys):

@@ -65,7 +65,7 @@ def test_folder_holds_the_best_weights_and_no_path_of_the_machine(shared):
     assert set(found) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     for place in (bench.model, bench.glue, bench.outputs):
         assert not [name for name, content in found.items() if str(place).encode() in content]
-    assert json.loads(found["adapter_config.json"])["base_model_name_or_path"] == "local"
+    assert json.loads(found["adapter_config.json"])["base_model_name_or_path"] == bench.model.name
     best = bench.folder() / "best" / "adapter_model.safetensors"
     assert found["adapter_model.safetensors"] == best.read_bytes()
 
@@ -89,7 +89,11 @@ def test_card_says_what_the_record_says(task, bench):
     made = bench.run(SAVE, task=task, method="lora")
     found = ModelCard.load(bench.folder() / "adapter" / "README.md")
     data, score = found.data, made["result"]["score"]
-    assert (data.library_name, data.base_model, data.datasets) == ("peft", "local", ["glue"])
+    assert (data.library_name, data.base_model, data.datasets) == (
+        "peft",
+        bench.model.name,
+        ["glue"],
+    )
     assert data.tags == ["glue", task, "lora"]
     values = {result.metric_name: result.metric_value for result in data.eval_results}
     assert values == {f"{metric}, best epoch": value for metric, value in score["best"].items()}
@@ -105,7 +109,7 @@ def test_card_says_what_the_record_says(task, bench):
     else:
         assert "The output is a score from 0 to 5." in found.content
         assert data.metrics == ["pearsonr", "spearmanr"]
-        assert '"local", 1' in found.content
+        assert f'"{bench.model.name}", 1' in found.content
     for metric, value in score["best"].items():
         assert f"| {metric} | {value:.4f} | {score['last'][metric]:.4f} |" in found.content
     assert f"best epoch ({score['best_epoch']} of 2)" in found.content

@@ -10,6 +10,7 @@ import pandas as pd
 
 from craft.errors import InputError
 from craft.report import diagrams, figures, published, weights
+from craft.report.encoders import encoder_table
 from craft.report.load import SUITES, Records
 from craft.report.render import Table, csv
 from craft.report.reproduction import reproduction_table
@@ -77,6 +78,7 @@ def build(
     reproduced = [reproduction_table(table2, found, sure, model) for model in SHAPES]
     related = published.related_table(published.read(published_folder, "related"))
     tables = [*reproduced, related, parameter_table(records, orders, configs), cost_table(records)]
+    tables.append(encoder_table(records))
     drawn: list[Drawn | None] = [figures.parameters_against_depth(configs, looks)]
     drawn += [diagrams.architecture(), diagrams.taxonomy()]
     if models:

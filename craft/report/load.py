@@ -160,16 +160,21 @@ def _sound_records(
 
 
 def suite_of(provenance: Mapping[str, Any]) -> str:
-    """`mini` for generated data, `paper` for RoBERTa-base and -large on GLUE, otherwise `small`."""
+    """`mini` for generated data, `paper` for the paper's encoders on GLUE, if the record says how
+    the weights were found to be theirs, otherwise `small`."""
     if provenance["data"]["source"]["source"] == "mini":
         return "mini"
-    return "paper" if provenance["model"]["name"] in ("roberta_base", "roberta_large") else "small"
+    return "paper" if provenance["model"].get("verified") else "small"
 
 
 def model_of(provenance: Mapping[str, Any]) -> str:
-    """The model's name; a local encoder has none, so the start of its digest is added."""
+    """The model's name; where its record is of before encoders given as folders had one, that of
+    its known weights, or the start of their digest."""
     model = provenance["model"]
-    return f"local-{model['digest'][:8]}" if model["name"] == "local" else str(model["name"])
+    if model["name"] != "local":
+        return str(model["name"])
+    known = record.KNOWN.get(model["digest"])
+    return known.name if known else f"local-{model['digest'][:8]}"
 
 
 def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
@@ -270,6 +275,9 @@ def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFra
     theirs (folds have a data set of their own, which their settings name), and what differs inside
     a cell besides seed and fold is added to the settings."""
     identities = {i: dict(flatten(made["result"]["config"])) for i, made in raw.items()}
+    for facts in identities.values():
+        known = record.KNOWN.get(facts["model.digest"])
+        facts.setdefault("tokenizer.digest", known.tokenizer if known else "unknown")
 
     def known(key: str) -> pd.Series:
         return pd.Series({i: identities[i][key] for i in runs.index}, dtype=object)

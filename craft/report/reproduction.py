@@ -67,9 +67,11 @@ def reproduction_table(
         listed += rows(weights.assign(settings=settings))
     body: list[list[str]] = []
     data: list[dict[str, object]] = []
+    matched: list[Row] = []
     for _, row in published[published["model"] == model].iterrows():
         body.append(_published_line(row))
         matching = counterparts(row, listed)
+        matched += matching
         if not matching:
             body.append(["reproduced", MISSING, *[MISSING] * 10])
             data += [_data(row, None, task, None) for task in EIGHT]
@@ -98,9 +100,27 @@ def reproduction_table(
             f"mean of 6: {', '.join(NAMES[t] for t in SIX)}, of published rows our own mean of "
             "the printed scores",
             "MRPC and QQP of BitFit are probably F1, not accuracy",
+            "whether our weights are the published ones by digest or by architecture alone: table "
+            "of encoders",
+            *left_out(published[published["model"] == model], listed, matched),
             *mark_notes(ours),
         ],
     )
+
+
+def left_out(published: pd.DataFrame, listed: list[Row], matched: list[Row]) -> list[str]:
+    """Why rows of ours stand beside no published row."""
+    notes = []
+    for row in (r for r in listed if not any(r is other for other in matched)):
+        sizes = published[published["method"] == row.method]["params_millions"]
+        count = row.parameters("adapter").max()
+        if sizes.empty:
+            reason = f"no published row of {row.method}"
+        else:
+            there = ", ".join(f"{size:g}M" for size in sizes)
+            reason = f"it trains {count:,.0f} numbers, published are {there}"
+        notes.append(f"not in this table: {row.name}: {reason}")
+    return notes
 
 
 def _published_line(row: pd.Series) -> list[str]:

@@ -59,7 +59,9 @@ def _labels(configs: Path) -> dict[str, str]:
 
 @cache
 def _defaults(configs: Path, method: str | None, model: str, task: str) -> dict[str, Any]:
-    recipe = configs / "recipe" / str(method) / f"{model}.yaml"
+    recipes = configs / "recipe" / str(method)
+    own = recipes / f"{model}.yaml"
+    recipe = own if own.is_file() else recipes / "local.yaml"
     whole = OmegaConf.create(
         {
             "task": {"name": task},

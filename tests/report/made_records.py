@@ -119,6 +119,7 @@ def make_run(
     ranks=(12, 100, 100),
     search=None,
     fold=None,
+    verified="digest",
 ):
     """Write one run below folder/ and return its record; `best` replaces the headline's value,
     `search` makes it one of a search and says what that is scored on, `fold` is (number, count,
@@ -195,7 +196,8 @@ def make_run(
         "started": "2026-01-01T00:00:00+00:00",
         "config": config,
         "recipe": config["recipe"]["source"],
-        "model": {"name": model, "repository": None, "revision": None, "digest": weights},
+        "model": {"name": model, "repository": None, "revision": None, "digest": weights}
+        | {"verified": verified if model in ("roberta_base", "roberta_large") else None},
         "data": {
             "source": data,
             "digest": kept["data.digest"],

@@ -7,6 +7,7 @@ import pytest
 from made_records import CONFIGS, make_folder, make_run
 
 from craft import record
+from craft.report.encoders import encoder_table
 from craft.report.load import load
 from craft.report.scores import cell_text, cells, rows, score_table
 
@@ -109,6 +110,32 @@ def test_suite_and_model_come_from_the_record(tmp_path):
         ("small", "roberta_mini"),
         ("small", "local-aaaaaaaa"),
     }
+
+
+def test_encoder_of_an_older_record_has_the_name_of_its_known_weights(tmp_path):
+    weights = next(w for w, known in record.KNOWN.items() if known.name == "all-MiniLM-L6-v2")
+    make_run(tmp_path, model="local", source="local", weights=weights)
+    records = load([tmp_path], CONFIGS)
+    assert set(records.runs["model"]) == {"all-MiniLM-L6-v2"}
+    (row,) = encoder_table(records).rows
+    assert row == [
+        "all-MiniLM-L6-v2", "GLUE, small encoder", "bert", "124.1M", "apache-2.0",
+        weights[:8], record.KNOWN[weights].tokenizer[:8], "-",
+    ]  # fmt: skip
+
+
+def test_name_alone_makes_no_paper_model(tmp_path):
+    make_run(tmp_path, model="roberta_base", source="local", verified=None)
+    make_run(tmp_path, "cola", model="roberta_large", source="local", verified="architecture")
+    records = load([tmp_path], CONFIGS)
+    found = records.runs[["suite", "model"]]
+    assert set(found.itertuples(index=False, name=None)) == {
+        ("small", "roberta_base"),
+        ("paper", "roberta_large"),
+    }
+    words = {row[0]: row[-1] for row in encoder_table(records).rows}
+    assert words["roberta_base"] == "-" and "architecture" not in words["roberta_base"]
+    assert words["roberta_large"] == "published config, shapes and tokenizer alone"
 
 
 def test_settings_tell_rows_apart_and_no_seed_counts_twice(tmp_path):

@@ -455,3 +455,17 @@ def test_the_script_names_wrong_arguments(script):
         script("record=runs")
     with pytest.raises(InputError, match="there is no folder nowhere"):
         script("records=nowhere")
+
+
+def test_row_that_stands_beside_no_published_one_says_why(tmp_path, table2):
+    for method, adapter in (("lora", 5_000), ("head", 0)):
+        make_run(tmp_path, method=method, model="roberta_base", source="local", adapter=adapter)
+    records = load([tmp_path], CONFIGS)
+    found = cells(records.runs)
+    sure = intervals(records.runs, Resampled(records))
+    notes = reproduction_table(table2, found, sure, "roberta_base").notes
+    said = [note for note in notes if note.startswith("not in this table")]
+    assert said == [
+        "not in this table: Head only: no published row of Head only",
+        "not in this table: LoRA: it trains 5,000 numbers, published are 0.3M",
+    ]
