@@ -168,9 +168,10 @@ def build(
         model.config.vertical = {**backbone.vertical, **made.facts()}
     torch.manual_seed(head_seed)
     for name in heads(model):
-        model.get_submodule(name).apply(
-            model._init_weights
-        )  # the head's start depends on the seed alone
+        head = model.get_submodule(name)
+        for parameter in head.parameters():
+            parameter._is_hf_initialized = False  # else one that the folder holds would be kept
+        head.apply(model._init_weights)  # the head's start depends on the seed alone
     model._init_weights(model)  # what the class draws in another way than its modules
     return model
 

@@ -266,13 +266,22 @@ def test_ranks_that_are_clipped_are_said_in_one_line():
     ]
 
 
-def test_modernbert_s_classifier_is_drawn_as_its_class_draws_it(tmp_path):
-    encoder("ModernBert").save_pretrained(tmp_path)
+@every_kind
+def test_a_head_that_the_folder_holds_is_drawn_anew_as_its_class_draws_it(kind, tmp_path):
+    held = encoder(kind)
+    held.save_pretrained(tmp_path)
     drawn, loaded = (
         models.build(models.Backbone(tmp_path, "", random=random), task_of("rte"), head_seed=3)
         for random in (True, False)
     )
-    weight = drawn.classifier.weight.detach()
-    # N(0, 1/d) cut at 3 deviations, not the encoder's N(0, 0.02^2)
-    assert weight.std().item() == pytest.approx(WIDTH**-0.5, rel=0.2)
-    assert torch.equal(weight, loaded.classifier.weight)
+    for name in models.heads(held):
+        for (path, weight), (_, other) in zip(
+            drawn.get_submodule(name).named_parameters(),
+            loaded.get_submodule(name).named_parameters(),
+            strict=True,
+        ):
+            assert torch.equal(weight, other), (name, path)
+    last = getattr(loaded.classifier, "out_proj", loaded.classifier).weight.detach()
+    # ModernBERT's N(0, 1/d) is cut at 3 deviations; others' N(0, 0.02^2)
+    deviation = WIDTH**-0.5 if kind == "ModernBert" else 0.02
+    assert last.std().item() == pytest.approx(deviation, rel=0.2)
