@@ -297,9 +297,10 @@ def build(
         model.config.vertical = {**backbone.vertical, **made.facts()}
     torch.manual_seed(head_seed)
     for name in heads(model):
-        model.get_submodule(name).apply(
-            model._init_weights
-        )  # the head's start depends on the seed alone
+        head = model.get_submodule(name)
+        for parameter in head.parameters():
+            parameter._is_hf_initialized = False  # else one that the folder holds would be kept
+        head.apply(model._init_weights)  # the head's start depends on the seed alone
     model._init_weights(model)  # what the class draws in another way than its modules
     return model
 
@@ -337,8 +338,8 @@ def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
     method draws at random comes from `seed`. InputError where its target modules match nothing."""
     saved = heads(model)
     if method.get("train_backbone"):
-        # as its path in peft's tuner: that has a module `model` of its own, as ModernBERT has
-        saved = [f"model.{model.base_model_prefix}", *saved]
+        # by its whole path: ModernBERT calls its backbone `model`, and peft's tuner all that it has
+        saved = [f"base_model.model.{model.base_model_prefix}", *saved]
     config = peft_config(method, modules_to_save=saved)
     torch.manual_seed(seed)
     with warnings.catch_warnings(record=True) as said:

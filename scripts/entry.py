@@ -43,20 +43,16 @@ _before: dict[int, Any] = {}  # the handlers that ours took the place of
 _worker = True  # a launcher's, until `start` says that this is the process that was started
 
 
-def _one_line(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    line: str | None = None,
-) -> str:
-    """A warning to the user without the line of code that it comes from."""
+_with_source = warnings.formatwarning
+
+
+def _one_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+    """A warning to the user, without the line of code that it comes from."""
     if issubclass(category, UserWarning):
         return f"warning: {message}\n"
-    return _with_source(message, category, filename, lineno, line)
+    return _with_source(message, category, *place, **more)
 
 
-_with_source = warnings.formatwarning
 warnings.formatwarning = _one_line
 
 

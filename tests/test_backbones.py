@@ -41,6 +41,11 @@ def test_random_run_is_another_run(bench):
 def test_vertical_run_trains_an_adapter_on_increments_and_says_what_they_cost(bench):
     made = bench.run(*VERTICAL)
     facts = made["provenance"]["vertical"]
+    query, value = made["provenance"]["adapted"]
+    assert query == {
+        "module": "attention.self.query", "shape": [32, 32], "count": 2, "projections": ["query"],
+    }  # fmt: skip
+    assert value["projections"] == ["value"]
     assert made["status"] == "ok" and made["result"]["config"]["model.vertical.rank"] == 3
     twin = make_vertical(built(bench.config()), 3, "previous", 2)
     assert facts["errors"] == twin.errors and len(facts["errors"]) == 6

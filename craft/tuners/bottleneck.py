@@ -7,8 +7,8 @@ with input x and output h, after dropout, ends in LN(x + h); with adapters it en
     pfeiffer   LN(x + h + A(LN(x + h)))    feed-forward block: one adapter a layer
 
 as in google-research/adapter-bert and in microsoft/LoRA (Adpt-H and Adpt-P of its Table 2). A layer
-that norms before its blocks has x + h + A(h) in the Houlsby placement, and no Pfeiffer placement. An
-adapter is not linear: there is nothing to merge.
+that norms before its blocks has x + h + A(h) in the Houlsby placement, and no Pfeiffer placement.
+An adapter is not linear: there is nothing to merge.
 """
 
 import re
@@ -85,7 +85,8 @@ class BottleneckConfig(PeftConfig):
         self.peft_type = PeftType("BOTTLENECK")
         if isinstance(self.target_modules, list | tuple):
             self.target_modules = set(self.target_modules)  # as peft's own configs
-        for name, known in (("placement", PLACEMENTS), ("init", INITS), ("activation", ACTIVATIONS)):
+        choices = (("placement", PLACEMENTS), ("init", INITS), ("activation", ACTIVATIONS))
+        for name, known in choices:
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
         if not (isinstance(self.bottleneck, int) and self.bottleneck > 0):
