@@ -60,9 +60,11 @@ class Inputs:
 
 
 def compute(
-    inputs: Inputs, stop: Callable[[], bool], say: Say
+    inputs: Inputs, stop: Callable[[], bool], say: Say, begin: Callable[[], None]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The result of a run, and what more is known of how it came about."""
+    """The result of a run, and what more is known of how it came about.
+
+    `begin` is called before training, when nothing is left that could refuse the run's input."""
     memory.release()  # what earlier runs of this process hold, and their peaks
     config, backbone, data = inputs.config, inputs.backbone, inputs.data
     run_id, folder, start = inputs.id, inputs.folder, inputs.start
@@ -111,6 +113,7 @@ def compute(
                 observe=observe,
                 stop=stop,
             )
+            begin()
             try:
                 with frozen_casts(model):
                     fitted = fit(model, loop)
