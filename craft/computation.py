@@ -21,7 +21,7 @@ from craft.glue import sources
 from craft.glue.holdout import data_of
 from craft.glue.token_cache import TokenCache
 from craft.optimization import compute_dtype, frozen_casts
-from craft.outcome import closed_form, count_parameters, save_adapters, summarise, write_predictions
+from craft.outcome import count_parameters, save_adapters, summarise, write_predictions
 from craft.progress import ProgressLine
 from craft.start import Start, finished_run, start_from
 from craft.tracking import tracker
@@ -150,7 +150,6 @@ def compute(
         "status": fitted.status,
         "accumulate": settings.accumulate,
         "start_from": started_from,
-        "closed_form": closed_form(config, model),
         "vertical": getattr(model.get_base_model().config, "vertical", None),
         "tokens": {
             "max_length": config.train.max_length,

@@ -199,7 +199,8 @@ def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
     to save.
 
     `train_backbone` in the method's section adds the backbone itself (full fine-tuning). What the
-    method draws at random comes from `seed`. InputError where its target modules match nothing."""
+    method draws at random comes from `seed`. A model on the meta device gets an adapter that is
+    there too. InputError where its target modules match nothing."""
     saved = heads(model)
     if method.get("train_backbone"):
         saved = [model.base_model_prefix, *saved]
@@ -214,7 +215,8 @@ def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
             targets = getattr(config, "target_modules", None)
             if targets not in (None, DUMMY_TARGET_MODULES):
                 check_targets(model, config)  # peft's message would not name them
-            return get_peft_model(model, config)
+            on_meta = all(parameter.is_meta for parameter in model.parameters())
+            return get_peft_model(model, config, low_cpu_mem_usage=on_meta)
         except ValueError as error:
             raise InputError(f"method {method['label']}: {' '.join(str(error).split())}") from error
 

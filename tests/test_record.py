@@ -195,6 +195,27 @@ def test_refusal_after_the_first_step_is_a_failed_run_and_removes_nothing(bench,
     assert made["result"] == bench.elsewhere("other").run()["result"]
 
 
+@pytest.mark.filterwarnings("ignore:ranks .* exceed the shape")
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [
+        (["method.peft.ranks='energy:0.9'"], None),  # as many as its effective ranks say
+        (["method.peft.ranks=0.25"], 2 * (1 + 2 * 8**2)),
+        (["+method.peft.j=diagonal"], 2 * (2 + 2 * 8)),
+        (["+method.peft.layer_blocks=2"], 2 * 2 * (1 + 2 * 8**2)),
+        (["+method.peft.modes=[1,3]"], 2 * (2**2 + 8**2)),
+        (["+method.peft.train_core=true"], 2 * (2**2 + 2 * 8**2 + 2 * 8**2)),
+    ],
+)
+def test_record_counts_what_a_variant_trains(given, numbers, bench):
+    made = bench.run(*given, "train.epochs=1")
+    parameters = made["result"]["parameters"]
+    if numbers is None:
+        numbers = sum(r**2 for ranks in parameters["effective_ranks"].values() for r in ranks)
+    assert made["status"] == "ok" and parameters["adapter"] == numbers
+    assert "closed_form" not in made["provenance"]  # its formula knows no such variant
+
+
 def test_failure_after_training_keeps_adapter_and_predictions(bench, monkeypatch):
     def full(*_):
         raise InputError("no room")

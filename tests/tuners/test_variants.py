@@ -6,7 +6,6 @@ from peft import PeftModel
 from tiny_models import RANKS, Stack, attach, excite, llama, loss, outputs, roberta, trained
 
 from craft import CraftConfig
-from craft.counts import closed_form
 from craft.errors import InputError
 from craft.export import as_lora
 
@@ -53,7 +52,7 @@ def test_a_variant_trains_as_many_numbers_as_its_formula_says(name):
     _, formula, changes = VARIANTS[name]
     values = {"n": 2, "L": 3, "r1": 2, "r2": 5, "r3": 4, **changes}
     count = sum(p.numel() for p in trained(variant(name)).values())
-    assert count == closed_form(formula, **values)
+    assert count == eval(formula, {"min": min}, values)
 
 
 def dense(tuner, group, adapter="default"):
