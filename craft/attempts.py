@@ -1,7 +1,6 @@
 """attempts.json: when a run was started, how each attempt ended and how long it took."""
 
 import json
-import shutil
 import time
 import warnings
 from datetime import UTC, datetime
@@ -16,11 +15,13 @@ class Attempts:
     it.
 
     `silent_since` is the last sign of life (seconds since 1970) of an attempt that was killed: so
-    long did that one hold its machine."""
+    long did that one hold its machine. `training` is whether what can refuse a run has let this one
+    pass (`begin`): from then on nothing is as it was before."""
 
     def __init__(self, path: Path, silent_since: float | None = None) -> None:
         self.path = path
         self.made = read(path)
+        self.training = False
         self._clock = time.monotonic()
         if silent_since is not None and self.made and self.made[-1]["ended"] == "killed":
             started = datetime.fromisoformat(self.made[-1]["started"]).timestamp()
@@ -29,17 +30,20 @@ class Attempts:
         self.made.append({"started": now, "seconds": 0.0, "ended": "killed"})
         write_json(path, self.made)
 
+    def begin(self) -> None:
+        self.training = True
+
     def end(self, how: str) -> None:
         self.made[-1] |= {"seconds": round(time.monotonic() - self._clock, 3), "ended": how}
         write_json(self.path, self.made)
 
     def forget(self) -> None:
-        """Leave a run as it was before this attempt, which ended at the door."""
+        """Leave the list as it was before this attempt, which ended at the door."""
         self.made.pop()
         if self.made:
             write_json(self.path, self.made)
         else:
-            shutil.rmtree(self.path.parent)
+            self.path.unlink(missing_ok=True)
 
     def spent(self) -> dict[str, Any]:
         """What the record says: every attempt, and the seconds that they held a machine for."""

@@ -23,7 +23,6 @@ from craft.glue.token_cache import TokenCache
 from craft.intruders import Intruders, intruders
 from craft.optimization import compute_dtype, frozen_casts
 from craft.outcome import (
-    closed_form,
     count_parameters,
     origin_of,
     save_adapters,
@@ -68,9 +67,11 @@ class Inputs:
 
 
 def compute(
-    inputs: Inputs, stop: Callable[[], bool], say: Say
+    inputs: Inputs, stop: Callable[[], bool], say: Say, begin: Callable[[], None]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The result of a run, and what more is known of how it came about."""
+    """The result of a run, and what more is known of how it came about.
+
+    `begin` is called before training, when nothing is left that could refuse the run's input."""
     memory.release()  # what earlier runs of this process hold, and their peaks
     config, backbone, data = inputs.config, inputs.backbone, inputs.data
     run_id, folder, start = inputs.id, inputs.folder, inputs.start
@@ -120,6 +121,7 @@ def compute(
                 observe=observe,
                 stop=stop,
             )
+            begin()
             try:
                 with frozen_casts(model):
                     fitted = fit(model, loop)
@@ -161,7 +163,6 @@ def compute(
         "accumulate": settings.accumulate,
         "start_from": started_from,
         "adapted": models.adapted(model),
-        "closed_form": closed_form(config, model),
         "intruders": dataclasses.asdict(found),
         "vertical": getattr(model.get_base_model().config, "vertical", None),
         "tokens": {

@@ -335,7 +335,8 @@ def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
     to save and, where it names none, the target modules of the encoder's type.
 
     `train_backbone` in the method's section adds the backbone itself (full fine-tuning). What the
-    method draws at random comes from `seed`. InputError where its target modules match nothing."""
+    method draws at random comes from `seed`. A model on the meta device gets an adapter that is
+    there too. InputError where its target modules match nothing."""
     saved = heads(model)
     if method.get("train_backbone"):
         # by its whole path: ModernBERT calls its backbone `model`, and peft's tuner all that it has
@@ -352,7 +353,8 @@ def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
                 config.target_modules = _own_targets(model, config)  # type: ignore[attr-defined]
             if getattr(config, "target_modules", None) not in (None, DUMMY_TARGET_MODULES):
                 check_targets(model, config)  # peft's message would not name them
-            attached = get_peft_model(model, config)
+            on_meta = all(parameter.is_meta for parameter in model.parameters())
+            attached = get_peft_model(model, config, low_cpu_mem_usage=on_meta)
         except (ValueError, TypeError) as error:
             raise InputError(f"method {method['label']}: {' '.join(str(error).split())}") from error
     clipped = [one.message for one in said if isinstance(one.message, Clipped)]

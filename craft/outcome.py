@@ -9,7 +9,6 @@ from peft import PeftModel
 
 from craft import models
 from craft.config import RunConfig
-from craft.counts import expected_parameters
 from craft.glue import sources
 from craft.glue.tasks import Task
 from craft.storage import folder_atomically, write_json, write_tensors
@@ -30,12 +29,6 @@ def count_parameters(config: RunConfig, model: PeftModel) -> dict[str, Any]:
         "total": sum(p.numel() for p in model.parameters()),
         "effective_ranks": None if ranks is None else {n: list(r) for n, r in ranks.items()},
     }
-
-
-def closed_form(config: RunConfig, model: PeftModel) -> dict[str, Any]:
-    """The method's own formula for its adapter's parameters, and its value for this backbone."""
-    value = expected_parameters(config.method, model.get_base_model().config)
-    return {"formula": config.method["facts"]["parameters"], "value": value}
 
 
 def summarise(task: Task, fitted: Fit) -> dict[str, Any]:

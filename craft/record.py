@@ -212,15 +212,19 @@ class RunFolder:
     def attempts(self) -> Path:
         return self.path / "attempts.json"
 
-    def make(self) -> None:
-        """Create the folder; InputError where the outputs cannot be written."""
+    def make(self) -> bool:
+        """Create the folder where it is not there, and return whether it was not; InputError where
+        the outputs cannot be written."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            created = not self.path.is_dir()
+            self.path.mkdir(exist_ok=True)
             writable(self.path)
         except OSError as error:
             raise InputError(
                 f"outputs: {self.path.parent.parent} cannot be written ({error.strerror})"
             ) from error
+        return created
 
     def read(self) -> dict[str, Any] | None:
         """The run's own record, None where there is none; a damaged one is named, set aside and

@@ -28,18 +28,25 @@ def run(
     one.
 
     `donor` is the run whose adapter and head this one starts from (`start_from`), which must be
-    finished. A run that fails leaves a `failed` record and the exception; one that is interrupted,
-    a checkpoint; one whose input is refused, nothing."""
+    finished. A run that fails leaves a `failed` record and the exception, and nothing that it has
+    computed is removed; one that is interrupted leaves a checkpoint; one whose input is refused,
+    which happens before its first step, leaves what was there before it."""
     models.peft_config(config.method, modules_to_save=[])  # refused before anything is read
     inputs = Inputs.of(config, donor)
     folder = inputs.folder
     done = folder.done()
     if done is None:
-        folder.make()
-        with hold(folder.path, environment.holder(), config.lease_seconds, say) as lease:
-            done = folder.done()  # by whoever held the lease until now
-            if done is None:
-                return _carry_out(inputs, command, stop, lease, say)
+        created = folder.make()
+        try:
+            with hold(folder.path, environment.holder(), config.lease_seconds, say) as lease:
+                done = folder.done()  # by whoever held the lease until now
+                if done is None:
+                    return _carry_out(inputs, command, stop, lease, say)
+        except InputError:
+            if created:
+                with contextlib.suppress(OSError):  # something is in it, which stays
+                    folder.path.rmdir()
+            raise
     folder.finish()
     say(f"{folder.path.name}: done already ({_headline(done)}); its record is {folder.record}")
     if config.train.save_adapter:
@@ -81,7 +88,7 @@ def _carry_out(
 
     try:
         with _torch_settings(config):
-            result, more = compute(inputs, stop_or_lost, say)
+            result, more = compute(inputs, stop_or_lost, say, attempts.begin)
         made = record.make(run_id, more.pop("status"), result, provenance | more)
         lease.check()
     except (Interrupted, KeyboardInterrupt):
@@ -89,10 +96,10 @@ def _carry_out(
         raise
     except Held:
         raise  # the folder is another process's now
-    except InputError:
-        attempts.forget()
-        raise
     except Exception as error:
+        if isinstance(error, InputError) and not attempts.training:
+            attempts.forget()
+            raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         error.add_note(folder.path.name)
         failure = {"traceback": traceback.format_exc().splitlines()[-12:]}

@@ -93,8 +93,10 @@ def decompose(
 
     A rank is a whole number (clipped to the mode's size with a warning), a fraction of the mode's
     size, or `energy:<share>` of the eigenvalues of its Gram matrix. The largest entry of every
-    column of U_n is positive, so that two runs agree. InputError where `tensor` is not third-order,
-    not floating point, or holds NaN or inf, and where a core of zeros would have to be scaled.
+    column of U_n is positive, so that two runs agree. On the meta device core and factors are there
+    too, of the shapes that whole numbers and fractions come to. InputError where `tensor` is not
+    third-order, not floating point, or holds NaN or inf, where a core of zeros would have to be
+    scaled, and for an energy on the meta device.
     """
     slices = _slices(tensor, name)
     shape = (len(slices), *slices[0].shape)
@@ -106,6 +108,8 @@ def decompose(
     ):
         if given not in allowed:
             raise InputError(f"{setting} {given!r} is not one of {', '.join(allowed)}")
+    if slices[0].is_meta:
+        return _of_shapes(shape, wanted, name)
     leading, factors = (), ()
     by_energy = any(isinstance(rank, str) for rank in wanted)
     if algorithm != "random" or core_norm == "hosvd" or by_energy:
@@ -149,9 +153,17 @@ def _slices(tensor: Tensor | Sequence[Tensor], name: str) -> Sequence[Tensor]:
     for index, matrix in enumerate(slices):
         if not matrix.is_floating_point():
             raise InputError(f"{name} must be floating point, not {matrix.dtype}")
-        if not torch.isfinite(matrix).all():
+        if not matrix.is_meta and not torch.isfinite(matrix).all():
             raise InputError(f"{name} holds NaN or inf values (slice {index})")
     return slices
+
+
+def _of_shapes(shape: Sequence[int], ranks: Sequence[int | str], name: str) -> Tucker:
+    if any(isinstance(rank, str) for rank in ranks):
+        raise InputError(f"ranks {tuple(ranks)} of {name} need its weights, not their shapes alone")
+    options = {"dtype": torch.float64, "device": "meta"}
+    u1, u2, u3 = (torch.empty(n, int(r), **options) for n, r in zip(shape, ranks, strict=True))
+    return Tucker(torch.empty([int(r) for r in ranks], **options), (u1, u2, u3))
 
 
 def gram_matrices(slices: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -335,5 +347,5 @@ def decompose_cached(
     core_norm: CoreNorm = "own",
 ) -> Tucker:
     """`decompose` through the folder given to `use_cache`, if any."""
-    run = decompose if _cache is None else _cache.decompose
+    run = decompose if _cache is None or slices[0].is_meta else _cache.decompose
     return run(slices, ranks, algorithm, seed, name, core, core_norm)

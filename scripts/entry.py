@@ -140,7 +140,8 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], float | Non
                 raise Refused(str(error)) from error
             line = f"error in {hydra.job.override_dirname}: {error}"
             print(without_secrets(line), file=sys.stderr)
-            _ended("refused", hydra.job.override_dirname)
+            late = getattr(error, "__notes__", [])  # after the first step: the run's name
+            _ended("failed" if late else "refused", [hydra.job.override_dirname, *late][-1])
             raise
         except Exception as error:
             notes = getattr(error, "__notes__", [HydraConfig.get().job.override_dirname])

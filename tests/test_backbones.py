@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from tiny_bench import Bench
+from tiny_bench import OTHERS, Bench, save_other
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from craft import models
@@ -100,3 +100,27 @@ def test_a_tokenizer_of_another_model_is_refused(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "tokenizer_of", lambda backbone: Shifted(tokenizer(backbone)))
     with pytest.raises(InputError, match="embeddings"):
         evaluate(bench.config(f"adapter={adapter}", "mode=evaluate"))
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request, tmp_path_factory):
+    return save_other(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.mark.parametrize("targets", ["default", "all-linear"])
+@pytest.mark.parametrize("method", ["craft", "lotr"])
+def test_a_run_on_another_encoder_ends_with_its_record(method, targets, other, tiny_glue, tmp_path):
+    """Whatever the target modules are named, and however many shapes they have."""
+    more = ["train.epochs=1", "train.batching=padded"]  # MPNet has an attention of its own
+    if targets != "default":
+        more += [f"+method.peft.target_modules={targets}"]
+        more += ["method.peft.share=projection"] if method == "lotr" else []
+    made = Bench(other, tiny_glue, tmp_path / "outputs").run(*more, method=method)
+    projections = 2 if targets == "default" else 6
+    numbers = 2 * 32 * 32 + 2 * 2 * 32**2  # LoTR: U and V in common, two cores a projection
+    if method == "craft":
+        numbers = projections * (2**2 + 8**2 + 8**2)
+    elif targets != "default":
+        numbers = 32 * (4 * 64 + 2 * (32 + 48)) + 6 * 2 * 32**2
+    assert made["status"] == "ok"
+    assert made["result"]["parameters"]["adapter"] == numbers

@@ -103,7 +103,7 @@ def test_only_adapter_and_head_train(method, attached):
         assert not any("base_layer" in n and "modules_to_save" not in n for n in adapter)
 
 
-def test_the_count_equals_the_closed_form(method, attached):
+def test_the_count_of_shapes_is_what_trains(method, attached):
     adapter, head = models.trained(attached)
     assert sum(p.numel() for p in adapter.values()) == expected_parameters(
         method, attached.get_base_model().config

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ import craft.computation
 import craft.run
 import craft.train
 from craft import memory, models, packing, record
+from craft.computation import Inputs
 from craft.config import flatten
 from craft.errors import InputError
 from craft.glue import sources
@@ -219,6 +221,103 @@ def test_run_that_failed_does_not_block(bench, monkeypatch):
     made = bench.run()
     assert made["status"] == "ok"
     assert made["result"] == bench.elsewhere("other").run()["result"]
+
+
+def refuse_late(model, loop):
+    fit(model, loop)
+    raise InputError("a word too late")
+
+
+def test_refusal_after_the_first_step_is_a_failed_run_and_removes_nothing(bench, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(craft.computation, "fit", refuse_late)
+        with pytest.raises(InputError, match="a word too late"):
+            bench.run("train.checkpoint_minutes=0")
+    folder = bench.folder()
+    assert {path.name for path in folder.iterdir()} == {
+        "attempts.json",
+        "checkpoint.safetensors",
+        "record.json",
+    }
+    failed = record.read(folder / "record.json")
+    assert (failed["status"], failed["error"]) == ("failed", "InputError: a word too late")
+    assert failed["provenance"]["attempts"][0]["ended"] == "failed"
+    made = bench.run()
+    assert made["result"] == bench.elsewhere("other").run()["result"]
+
+
+@pytest.mark.filterwarnings("ignore:ranks .* exceed the shape")
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [
+        (["method.peft.ranks='energy:0.9'"], None),  # as many as its effective ranks say
+        (["method.peft.ranks=0.25"], 2 * (1 + 2 * 8**2)),
+        (["+method.peft.j=diagonal"], 2 * (2 + 2 * 8)),
+        (["+method.peft.layer_blocks=2"], 2 * 2 * (1 + 2 * 8**2)),
+        (["+method.peft.modes=[1,3]"], 2 * (2**2 + 8**2)),
+        (["+method.peft.train_core=true"], 2 * (2**2 + 2 * 8**2 + 2 * 8**2)),
+    ],
+)
+def test_record_counts_what_a_variant_trains(given, numbers, bench):
+    made = bench.run(*given, "train.epochs=1")
+    parameters = made["result"]["parameters"]
+    if numbers is None:
+        numbers = sum(r**2 for ranks in parameters["effective_ranks"].values() for r in ranks)
+    assert made["status"] == "ok" and parameters["adapter"] == numbers
+    assert "closed_form" not in made["provenance"]  # its formula knows no such variant
+
+
+def test_failure_after_training_keeps_adapter_and_predictions(bench, monkeypatch):
+    def full(*_):
+        raise InputError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(craft.record, "make", full)
+        with pytest.raises(InputError, match="no room"):
+            bench.run()
+    left = {path.name for path in bench.folder().iterdir()}
+    assert {"attempts.json", "best", "last", "predictions.safetensors"} <= left
+
+
+def at_the_door(*_):
+    raise InputError("not with this model")
+
+
+def test_refusal_at_the_door_leaves_no_folder(bench, monkeypatch):
+    monkeypatch.setattr(craft.computation, "prepare", at_the_door)
+    with pytest.raises(InputError, match="not with this model"):
+        bench.run()
+    assert list((bench.outputs / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("attempts", ["sound", "damaged", "missing"])
+def test_refusal_at_the_door_removes_nothing_of_earlier_attempts(attempts, bench, monkeypatch):
+    with pytest.raises(Interrupted):
+        bench.run(stop=lambda: True)
+    path = bench.folder() / "attempts.json"
+    if attempts == "damaged":
+        path.write_text("[{")
+    elif attempts == "missing":
+        path.unlink()
+    before = {p.name: p.read_bytes() for p in bench.folder().iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(craft.computation, "prepare", at_the_door)
+        with warnings.catch_warnings(), pytest.raises(InputError, match="not with this model"):
+            warnings.filterwarnings("ignore", message=".*set aside as attempts.json.damaged")
+            bench.run()
+    if attempts == "damaged":
+        before["attempts.json.damaged"] = before.pop("attempts.json")
+    assert {p.name: p.read_bytes() for p in bench.folder().iterdir()} == before
+    assert bench.run()["result"] == bench.elsewhere("other").run()["result"]
+
+
+def test_folder_that_was_there_empty_stays(bench, monkeypatch):
+    monkeypatch.setattr(craft.computation, "prepare", at_the_door)
+    folder = Inputs.of(bench.config(), None).folder.path
+    folder.mkdir(parents=True)
+    with pytest.raises(InputError, match="not with this model"):
+        bench.run()
+    assert list(folder.iterdir()) == []
 
 
 def test_run_that_diverged_does_not_block(bench, monkeypatch):

@@ -10,10 +10,15 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from transformers import (
+    AutoModelForMaskedLM,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertTokenizer,
+    CamembertConfig,
+    DistilBertConfig,
+    MPNetConfig,
+    PretrainedConfig,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -61,6 +66,26 @@ def save_bert(folder: Path) -> Path:
     )
     BertForMaskedLM(config).save_pretrained(folder)
     BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    return folder
+
+
+POSITIONS = {"max_position_embeddings": 66, "initializer_range": 0.2}
+# encoders whose query and value peft has no names for, or names of another kind
+OTHERS: dict[str, PretrainedConfig] = {
+    "camembert": CamembertConfig(pad_token_id=1, **POSITIONS, **SHAPE),
+    "distilbert": DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=48, **POSITIONS),
+    "mpnet": MPNetConfig(pad_token_id=1, **POSITIONS, **SHAPE),
+}
+
+
+def save_other(folder: Path, kind: str) -> Path:
+    """A random encoder of another kind, with RoBERTa's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "results" / "models" / "roberta-mini")
+    torch.manual_seed(2)
+    config = copy.deepcopy(OTHERS[kind])
+    config.vocab_size = len(tokenizer)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

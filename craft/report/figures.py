@@ -76,7 +76,12 @@ def _title(width: int) -> str:
 
 
 def _shape(width: int, depth: int) -> RobertaConfig:
-    return RobertaConfig(hidden_size=width, num_hidden_layers=depth, intermediate_size=4 * width)
+    return RobertaConfig(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+    )
 
 
 def score_against_parameters(

@@ -1,8 +1,10 @@
 """The backbone that an adapter belongs to: what cannot be one, and how one is known again."""
 
+import contextlib
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,6 +19,18 @@ FORMAT = 1  # of an adapter's file: the names of its tensors, and what its confi
 
 
 # ---- what cannot be one
+
+_shapes_alone: ContextVar[bool] = ContextVar("_shapes_alone", default=False)
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Let adapters be attached to weights on the meta device: to be counted, not to be run."""
+    before = _shapes_alone.set(True)
+    try:
+        yield
+    finally:
+        _shapes_alone.reset(before)
 
 
 def refuse_model(model: nn.Module, model_type: str | None) -> None:
@@ -46,7 +60,7 @@ def refuse_weights(group: Group) -> None:
                 f"the weights of {name} are sharded ({type(weight).__name__}): attach the adapter "
                 "before the model is sharded"
             )
-        if weight.is_meta:
+        if weight.is_meta and not _shapes_alone.get():
             raise InputError(
                 f"the weights of {name} are on the meta device; load them first (a device_map "
                 "that offloads to cpu or disk leaves them there too)"
@@ -68,9 +82,12 @@ def fingerprint(group: Group, exact: bool) -> str:
     """`<N>x<d_out>x<d_in>:<digest>` of a group's weights.
 
     The digest is of the weights as they are, or rounded to bfloat16: a model loaded in half
-    precision is still the one that its adapter was trained on."""
+    precision is still the one that its adapter was trained on. Where shapes are all there is
+    (`shapes_alone`), it is the digest of nothing."""
     state = hashlib.sha256()
     for weight in group.weights():
+        if weight.is_meta:
+            continue
         weight = weight.detach() if exact else weight.detach().to(torch.bfloat16)
         state.update(f"{weight.dtype};".encode())
         state.update(tensor_bytes(weight))

@@ -62,8 +62,11 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """U (d_out, r) and Sigma V^T (r, d_in) of the `rank` leading singular triples, in float64.
 
     By the Gram matrix of the shorter side: ten times faster than a full svd of a feed-forward
-    weight. The largest entry of every column of U is positive, so that two runs agree."""
+    weight. The largest entry of every column of U is positive, so that two runs agree. On the meta
+    device both are shapes alone."""
     w = matrix.detach().double()
+    if w.is_meta:
+        return w.new_empty(w.shape[0], rank), w.new_empty(rank, w.shape[1])
     gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
     vectors = torch.linalg.eigh(gram.cpu()).eigenvectors.flip(-1)[:, :rank].to(w.device)
     if w.shape[0] <= w.shape[1]:

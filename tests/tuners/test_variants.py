@@ -19,7 +19,6 @@ from tiny_models import (
 )
 
 from craft import CraftConfig
-from craft.counts import closed_form
 from craft.errors import InputError
 from craft.export import as_lora
 from craft.tucker import ALGORITHMS
@@ -78,7 +77,7 @@ def test_a_variant_trains_as_many_numbers_as_its_formula_says(name):
     _, formula, changes = VARIANTS[name]
     values = {"n": 2, "L": 3, "r1": 2, "r2": 5, "r3": 4, **changes}
     count = sum(p.numel() for p in trained(variant(name)).values())
-    assert count == closed_form(formula, **values)
+    assert count == eval(formula, {"min": min}, values)
 
 
 def dense(tuner, group, adapter="default"):
