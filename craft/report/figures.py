@@ -148,10 +148,10 @@ def _mean(tasks: int) -> str:
 
 
 def _seeds(data: pd.DataFrame) -> str:
-    """`medians over 3 seeds`, of the rows that are ours."""
+    """`means over 3 seeds`, of the rows that are ours."""
     counted = pd.concat([data["fewest_seeds"], data["most_seeds"]])
     text = span(counted)
-    return f"medians over {text} seed{'' if text == '1' else 's'}"
+    return f"means over {text} seed{'' if text == '1' else 's'}"
 
 
 def _variant(data: pd.DataFrame, method: str, row: str) -> int:
@@ -178,7 +178,7 @@ def _task_runs(records: Records, suite: str, model: str) -> pd.DataFrame:
 
 
 def score_per_task(records: Records, suite: str, model: str, looks: Looks) -> Drawn:
-    """Every seed's score as a point, the median as a bar, one panel per task."""
+    """Every seed's score as a point, the mean as a bar, one panel per task."""
     runs = _task_runs(records, suite, model)
     tasks, names = tasks_of(runs), list(dict.fromkeys(runs["row"]))
     lines, columns = _grid(len(tasks))
@@ -196,7 +196,7 @@ def score_per_task(records: Records, suite: str, model: str, looks: Looks) -> Dr
                 look = looks.point(chosen["method"].iloc[0])
                 ys = place + np.linspace(-0.15, 0.15, len(chosen)) * (len(chosen) > 1)
                 axis.scatter(chosen["best"], ys, s=12, linewidths=0, alpha=0.75, **look)
-                axis.vlines(chosen["best"].median(), place - 0.34, place + 0.34, color="black")
+                axis.vlines(chosen["best"].mean(), place - 0.34, place + 0.34, color="black")
             metric = METRIC_NAMES[runs[runs["task"] == task]["headline"].iloc[0]]
             axis.set(title=NAMES[task], xlabel=metric)
             axis.xaxis.set_major_locator(MaxNLocator(5))
@@ -204,7 +204,9 @@ def score_per_task(records: Records, suite: str, model: str, looks: Looks) -> Dr
             axis.remove()
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.suptitle(f"{TITLES[suite]}, {model}\ndev score of every seed, best epoch, per cent")
+        figure.suptitle(
+            f"{TITLES[suite]}, {model}\ndev score of every seed, best epoch, per cent (bar: mean)"
+        )
     return Drawn(f"tasks_{suite}_{model}", figure, data)
 
 
@@ -267,12 +269,12 @@ def score_against_ranks(records: Records, suite: str, model: str, looks: Looks) 
             chosen = data[data["task"] == task]
             places = [names.index(r) for r in chosen["ranks"]]
             axis.scatter(places, chosen["best"], s=12, linewidths=0, **looks.point("CRAFT"))
-            median = chosen.groupby("ranks")["best"].median()
-            known = [n for n in names if n in median.index]
-            axis.plot([names.index(n) for n in known], median[known], color="#888888", zorder=0)
+            mean = chosen.groupby("ranks")["best"].mean()
+            known = [n for n in names if n in mean.index]
+            axis.plot([names.index(n) for n in known], mean[known], color="#888888", zorder=0)
             axis.set(title=NAMES[task], ylabel="dev score, per cent")
             axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
         for axis in axes[len(tasks) :]:
             axis.remove()
-        figure.suptitle(f"{TITLES[suite]}, {model}\nCRAFT at ranks r1×r2×r3 (line: median)")
+        figure.suptitle(f"{TITLES[suite]}, {model}\nCRAFT at ranks r1×r2×r3 (line: mean)")
     return Drawn(f"ranks_{suite}_{model}", figure, data)

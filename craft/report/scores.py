@@ -29,7 +29,7 @@ CELL = ["suite", "model", "method", "settings", "start_from", "task"]
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell: n, and over seeds the median, mean and deviation at best and last epoch."""
+    """One row per cell: n, and over seeds the mean and deviation at best and last epoch."""
     found = []
     for key, group in runs.groupby(CELL, sort=False):
         best, last = group["best"], group["last"]
@@ -38,10 +38,8 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
             | {
                 "metric": group["headline"].iloc[0],
                 "n": len(group),
-                "median": best.median(),
                 "mean": best.mean(),
                 "sd": best.std(ddof=1),
-                "last_median": last.median(),
                 "last_mean": last.mean(),
                 "last_sd": last.std(ddof=1),
                 "best_epoch": group["best_epoch"].median(),
@@ -55,7 +53,7 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
                 "seeds": " ".join(map(str, group["seed"])),
             }
         )
-    columns = [*CELL, "metric", "n", "median", "mean", "sd", "last_median", "last_mean", "last_sd"]
+    columns = [*CELL, "metric", "n", "mean", "sd", "last_mean", "last_sd"]
     columns += ["best_epoch", "epochs", "collapsed", "dirty", "searched", "n_dev"]
     return pd.DataFrame(found, columns=[*columns, "parameters_adapter", "parameters_head", "seeds"])
 
@@ -81,11 +79,11 @@ class Row:
     def parameters(self, kind: str) -> pd.Series:
         return pd.Series([c[f"parameters_{kind}"] for c in self.cells.values()], dtype="float64")
 
-    def average(self, tasks: tuple[str, ...], column: str = "median") -> float | None:
+    def average(self, tasks: tuple[str, ...]) -> float | None:
         """The mean over exactly these tasks, None where one is missing."""
         if not tasks or not set(tasks) <= set(self.cells):
             return None
-        return float(sum(self.cells[task][column] for task in tasks) / len(tasks))
+        return float(sum(self.cells[task]["mean"] for task in tasks) / len(tasks))
 
 
 def rows(found: pd.DataFrame) -> Iterator[Row]:
@@ -106,13 +104,17 @@ def tasks_of(found: pd.DataFrame) -> tuple[str, ...]:
 
 
 def cell_text(cell: pd.Series | None) -> str:
-    """`59.0 ± 1.2 / 58.1 (5; c1)`: median and deviation at the best epoch, median at the last."""
+    """`59.0 ± 1.2 / 58.1 ± 1.4 (5; c1)`: mean and deviation at the best epoch, and at the last."""
     if cell is None:
         return MISSING
-    text = percent(cell["median"])
-    if cell["n"] > 1:
-        text += f" ± {percent(cell['sd'])}"
-    return f"{text} / {percent(cell['last_median'])} ({marks(cell)})"
+    best, last = spread(cell["mean"], cell["sd"]), spread(cell["last_mean"], cell["last_sd"])
+    return f"{best} / {last} ({marks(cell)})"
+
+
+def spread(mean: float, sd: float) -> str:
+    """`59.0 ± 1.2`, in per cent: the summary of runs wherever they are shown; of one run its
+    score."""
+    return percent(mean) + ("" if pd.isna(sd) else f" ± {percent(sd)}")
 
 
 def marks(cell: pd.Series) -> str:
@@ -178,11 +180,10 @@ def score_table(found: pd.DataFrame, suite: str, model: str) -> Table:
         data=found.reset_index(drop=True),
         notes=[
             f"metrics: {measured}",
-            "median ± standard deviation over seeds at the best epoch / median at the last epoch "
-            "(n; marks)",
+            "mean ± standard deviation over seeds at the best epoch / at the last epoch (n; marks)",
             "adapter, head: trained parameters; a span where they differ between tasks",
-            f"mean: of the medians at the best epoch over {', '.join(NAMES[t] for t in tasks)}, "
-            "where all are there",
+            f"mean of {len(tasks)}: of the means at the best epoch over "
+            f"{', '.join(NAMES[t] for t in tasks)}, where all are there",
             *([NO_RECORD] if any(MISSING in line for line in body) else []),
             *mark_notes(found),
         ],
@@ -190,12 +191,12 @@ def score_table(found: pd.DataFrame, suite: str, model: str) -> Table:
 
 
 def detail_table(found: pd.DataFrame, suite: str, model: str, intervals: pd.DataFrame) -> Table:
-    """One line per cell: everything that is known of it, with the interval of its median."""
+    """One line per cell: everything that is known of it, with the interval of its mean."""
     found = found[(found["suite"] == suite) & (found["model"] == model)]
     data = found.merge(intervals, on=CELL, how="left")
     body = [_detail(cell) for _, cell in data.iterrows()]
-    header = ["method", "task", "n", "median", "95 % interval", "mean", "sd", "last median"]
-    header += ["last mean", "best epoch", "collapsed", "dev examples"]
+    header = ["method", "task", "n", "mean", "sd", "95 % interval", "last mean", "last sd"]
+    header += ["best epoch", "collapsed", "dev examples"]
     return Table(
         name=f"details_{suite}_{model}",
         title=f"{TITLES[suite]}, {model}: every cell, in per cent",
@@ -203,9 +204,8 @@ def detail_table(found: pd.DataFrame, suite: str, model: str, intervals: pd.Data
         rows=body,
         data=data,
         notes=[
-            "interval: of the median, by bootstrap over seeds and dev examples together; - "
-            "without predictions; "
-            "with one seed it is over examples alone",
+            "interval: of the mean, by bootstrap over seeds and dev examples together; - of fewer "
+            "than five runs, and without predictions",
             "best epoch: the median over seeds, of so many epochs",
         ],
     )
@@ -214,10 +214,10 @@ def detail_table(found: pd.DataFrame, suite: str, model: str, intervals: pd.Data
 def _detail(cell: pd.Series) -> list[str]:
     row = Row(cell["method"], cell["settings"], cell["start_from"], {})
     low, high = percent(cell["low"]), percent(cell["high"])
-    numbers: list[Any] = [cell["n"], percent(cell["median"])]
+    numbers: list[Any] = [cell["n"], percent(cell["mean"]), percent(cell["sd"])]
     numbers += [MISSING if MISSING in (low, high) else f"{low} to {high}"]
-    numbers += [percent(cell["mean"]), percent(cell["sd"]), percent(cell["last_median"])]
-    numbers += [percent(cell["last_mean"]), f"{cell['best_epoch']:g} of {cell['epochs']}"]
+    numbers += [percent(cell["last_mean"]), percent(cell["last_sd"])]
+    numbers += [f"{cell['best_epoch']:g} of {cell['epochs']}"]
     numbers += [f"{cell['collapsed']} of {cell['n']}", cell["n_dev"]]
     return [row.name, NAMES[cell["task"]], *map(str, numbers)]
 

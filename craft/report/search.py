@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from craft.config import flatten
-from craft.report.render import MISSING, Table, percent
+from craft.report.render import Table, percent
 from craft.report.settings import describe
 
 KEY = ["suite", "model", "task", "method"]  # what a search is for
@@ -69,26 +69,25 @@ def what_it_took(run: Mapping[str, Any], searched: Iterable[Mapping[str, Any]]) 
 def search_table(searches: pd.DataFrame) -> Table:
     """Every setting that was tried, the best of each search first."""
     by = [*KEY, "selection", "settings"]
-    numbers = {"n": ("best", "count"), "median": ("best", "median"), "seconds": ("seconds", "sum")}
+    numbers = {"n": ("best", "count"), "mean": ("best", "mean"), "seconds": ("seconds", "sum")}
     data = searches.groupby(by).agg(**numbers).reset_index()
-    data = data.sort_values("median", ascending=False, kind="stable")
+    data = data.sort_values("mean", ascending=False, kind="stable")
     data = data.sort_values(by[:-1], kind="stable", ignore_index=True)
     body = []
     for _, row in data.iterrows():
         where = "dev" if row["selection"] == "dev" else "a part of train"
-        score = MISSING if pd.isna(row["median"]) else percent(row["median"])
         line = [row["model"], row["task"], row["method"], row["settings"], where]
-        body.append([*line, str(row["n"]), score, f"{row['seconds'] / 3600:.2f}"])
+        body.append([*line, str(row["n"]), percent(row["mean"]), f"{row['seconds'] / 3600:.2f}"])
     return Table(
         name="search",
         title="Settings that were searched",
-        header=["model", "task", "method", "settings", "scored on", "n", "median", "hours"],
+        header=["model", "task", "method", "settings", "scored on", "n", "mean", "hours"],
         rows=body,
         data=data,
         notes=[
             "these runs are in no other table but that of cost; dev is the split that is reported, "
             "and scores whose settings were searched on it bear the mark s",
-            "median: of the headline metric over n finished runs, in per cent; hours: of all "
+            "mean: of the headline metric over n finished runs, in per cent; hours: of all "
             "attempts, those that failed too",
         ],
     )

@@ -92,7 +92,7 @@ def test_pareto_takes_only_rows_with_every_task(drawn):
     assert set(figure.data["row"]) == {"CRAFT", "LoRA", "Head only"}
     said = " ".join(figure.figure.axes[0].get_title().split())
     assert said.startswith("not shown, without a record of every task: CRAFT (ranks=(12, 64, 64));")
-    assert "(medians over 2 seeds)" in figure.figure.axes[0].get_ylabel()
+    assert "(means over 2 seeds)" in figure.figure.axes[0].get_ylabel()
 
 
 def test_ranks_are_in_the_order_of_their_size(drawn):
