@@ -15,6 +15,9 @@ import pandas as pd
 
 from craft import record
 from craft.config import flatten
+from craft.errors import InputError
+from craft.glue.metrics import collapsed
+from craft.report.predictions import read_predictions
 from craft.report.search import COLUMNS, name_settings, search_row, what_it_took
 from craft.report.settings import Defaults, apart, describe, differences
 
@@ -41,6 +44,7 @@ RUN_COLUMNS = (
     "best_epoch",
     "epochs",
     "collapsed",
+    "collapsed_last",
     "n_train",
     "n_dev",
     "parameters_adapter",
@@ -196,6 +200,7 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
         "best_epoch": score["best_epoch"],
         "epochs": len(result["history"]),
         "collapsed": bool(score["collapsed"]),
+        "collapsed_last": _collapsed_last(path, made),
         "n_train": examples["train"],
         "n_dev": sum(examples[split] for split in task["dev"]),
         "parameters_adapter": parameters["adapter"],
@@ -220,6 +225,18 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
         "dirty": provenance["environment"]["dirty"] is not False,
         "path": str(path),
     }
+
+
+def _collapsed_last(path: Path, made: dict[str, Any]) -> bool | None:
+    """As the record says it; from the predictions of a record that does not; None without them."""
+    if "collapsed_last" in made["result"]["score"]:
+        return bool(made["result"]["score"]["collapsed_last"])
+    try:
+        found = read_predictions(path, made, "last")
+    except InputError:
+        return None  # `sureness.Resampled` names what is wrong with them
+    regression = not made["provenance"]["config"]["task"]["labels"]
+    return None if found is None else collapsed(found[1], regression)
 
 
 def _searched(made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
@@ -302,6 +319,7 @@ def _score_rows(runs: pd.DataFrame, scores: list[dict[str, Any]]) -> pd.DataFram
     facts = runs.drop(columns=["best", "last", "headline", "path", "sha256"]).reset_index(drop=True)
     merged = facts.merge(metrics, on="id", how="left", validate="one_to_many", sort=False)
     first = ["suite", "model", "task", "method", "settings", "seed", "start_from"]
-    first += ["metric", "is_headline", "best", "last", "best_epoch", "epochs", "collapsed"]
+    first += ["metric", "is_headline", "best", "last", "best_epoch", "epochs"]
+    first += ["collapsed", "collapsed_last"]
     rest = [c for c in merged if c not in (*first, "id", "name")]
     return merged[[*first, *rest, "name", "id"]]

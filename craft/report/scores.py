@@ -45,6 +45,8 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
                 "best_epoch": group["best_epoch"].median(),
                 "epochs": group["epochs"].max(),
                 "collapsed": int(group["collapsed"].sum()),
+                "collapsed_last": int(group["collapsed_last"].eq(True).sum()),
+                "known_last": int(group["collapsed_last"].notna().sum()),
                 "dirty": int(group["dirty"].sum()),
                 "searched": group["searched"].iloc[0],
                 "n_dev": group["n_dev"].iloc[0],
@@ -54,7 +56,8 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
             }
         )
     columns = [*CELL, "metric", "n", "mean", "sd", "last_mean", "last_sd"]
-    columns += ["best_epoch", "epochs", "collapsed", "dirty", "searched", "n_dev"]
+    columns += ["best_epoch", "epochs", "collapsed", "collapsed_last", "known_last"]
+    columns += ["dirty", "searched", "n_dev"]
     return pd.DataFrame(found, columns=[*columns, "parameters_adapter", "parameters_head", "seeds"])
 
 
@@ -118,10 +121,11 @@ def spread(mean: float, sd: float) -> str:
 
 
 def marks(cell: pd.Series) -> str:
-    """n, then c<k>: k runs collapsed; m: started from MNLI; d<k>: k runs of a changed checkout;
-    s: settings searched on dev."""
+    """n, then c<k>: k runs collapsed at the best epoch; e<k>: at the end, the last epoch; m: started
+    from MNLI; d<k>: k runs of a changed checkout; s: settings searched on dev."""
     found = [str(cell["n"])]
     found += [f"c{cell['collapsed']}"] if cell["collapsed"] else []
+    found += [f"e{cell['collapsed_last']}"] if cell["collapsed_last"] else []
     found += ["m"] if cell["start_from"] else []
     found += [f"d{cell['dirty']}"] if cell["dirty"] else []
     found += ["s"] if _saw_dev(cell["searched"]) else []
@@ -137,8 +141,11 @@ def mark_notes(found: pd.DataFrame) -> list[str]:
     notes = []
     if found["collapsed"].any():
         notes.append(
-            "c1, c2, ...: so many of the n runs collapsed (one class, or a constant score)"
+            "c1, c2, ...: so many of the n runs are collapsed at the best epoch (one class, or a "
+            "constant score)"
         )
+    if found["collapsed_last"].any():
+        notes.append("e1, e2, ...: so many are so at the end, which is the last epoch")
     if (found["start_from"] != "").any():
         notes.append("m: starts from the adapter and head of the same method trained on MNLI")
     if found["dirty"].any():
@@ -196,7 +203,7 @@ def detail_table(found: pd.DataFrame, suite: str, model: str, intervals: pd.Data
     data = found.merge(intervals, on=CELL, how="left")
     body = [_detail(cell) for _, cell in data.iterrows()]
     header = ["method", "task", "n", "mean", "sd", "95 % interval", "last mean", "last sd"]
-    header += ["best epoch", "collapsed", "dev examples"]
+    header += ["best epoch", "collapsed", "at the last", "dev examples"]
     return Table(
         name=f"details_{suite}_{model}",
         title=f"{TITLES[suite]}, {model}: every cell, in per cent",
@@ -207,6 +214,8 @@ def detail_table(found: pd.DataFrame, suite: str, model: str, intervals: pd.Data
             "interval: of the mean, by bootstrap over seeds and dev examples together; - of fewer "
             "than five runs, and without predictions",
             "best epoch: the median over seeds, of so many epochs",
+            "collapsed: at the best epoch, one class or a constant score; at the last: at the last "
+            "epoch, of the runs of which that is known",
         ],
     )
 
@@ -218,7 +227,8 @@ def _detail(cell: pd.Series) -> list[str]:
     numbers += [MISSING if MISSING in (low, high) else f"{low} to {high}"]
     numbers += [percent(cell["last_mean"]), percent(cell["last_sd"])]
     numbers += [f"{cell['best_epoch']:g} of {cell['epochs']}"]
-    numbers += [f"{cell['collapsed']} of {cell['n']}", cell["n_dev"]]
+    numbers += [f"{cell['collapsed']} of {cell['n']}"]
+    numbers += [f"{cell['collapsed_last']} of {cell['known_last']}", cell["n_dev"]]
     return [row.name, NAMES[cell["task"]], *map(str, numbers)]
 
 

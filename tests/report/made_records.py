@@ -118,9 +118,11 @@ def make_run(
     weights="a" * 64,
     ranks=(12, 100, 100),
     search=None,
+    constant_at_last=False,
 ):
     """Write one run below folder/ and return its record; `best` replaces the headline's value,
-    `search` makes it one of a search and says what that is scored on."""
+    `search` makes it one of a search and says what that is scored on, `constant_at_last` has the
+    last epoch predict one class. The record is one of before `collapsed_last`."""
     config = config_of(task, method, model, source, seed, start_from, peft or {}, train or {})
     config |= {"search": True, "selection": search} if search else {}
     facts = config["task"]
@@ -139,6 +141,8 @@ def make_run(
     path = Path(folder) / name
     tensors = predictions_of(facts, quality, seed, n, data_seed=len(task) + 7)
     score, collapsed = scores_of(facts, tensors)
+    if constant_at_last:
+        tensors |= {k: torch.ones_like(v) for k, v in tensors.items() if k.startswith("last.")}
     if best is not None:
         score[facts["headline"]] = best
     last = {m: v - last_drop for m, v in score.items()}

@@ -142,7 +142,7 @@ def test_table_2_says_what_is_missing_collapsed_or_partial(paper, table2):
     assert (
         craft[at("MNLI")] == "-" and craft[at("mean of 8")] == "-" and craft[at("mean of 6")] == "-"
     )
-    assert craft[at("CoLA")] == "0.0 (1; c1)"
+    assert craft[at("CoLA")] == "0.0 (1; c1; e1)"
     after_ft = table.rows[names.index("FT (published, *)") + 1]
     assert after_ft == ["reproduced", *["-"] * 11]
     large = reproduced(paper, table2, "roberta_large")
