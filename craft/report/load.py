@@ -18,7 +18,15 @@ from craft.config import flatten
 from craft.errors import InputError
 from craft.glue.metrics import collapsed
 from craft.report.predictions import read_predictions
-from craft.report.search import COLUMNS, name_settings, search_row, what_it_took
+from craft.report.search import (
+    COLUMNS,
+    fixed,
+    name_models,
+    name_settings,
+    read_unrecorded,
+    search_row,
+    what_it_took,
+)
 from craft.report.settings import Defaults, apart, describe, differences
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")  # as in Table 2
@@ -100,10 +108,16 @@ class Records:
         return all(frame.empty for frame in frames) and not self.left_out
 
 
-def load(folders: Iterable[Path], configs: Path, searches: Iterable[Path] = ()) -> Records:
+def load(
+    folders: Iterable[Path],
+    configs: Path,
+    searches: Iterable[Path] = (),
+    unrecorded: Path | None = None,
+) -> Records:
     """Read every record under the folders; a run that is found twice counts once.
 
-    A search's runs are those whose config says so, and all in the folders `searches`."""
+    A search's runs are those whose config says so, and all in the folders `searches`; `unrecorded`
+    is a file of searches without a run on record."""
     defaults = Defaults(configs)
     rows, scores, history, unsuccessful, left_out = {}, [], [], [], []
     raw: dict[str, dict[str, Any]] = {}
@@ -134,8 +148,10 @@ def load(folders: Iterable[Path], configs: Path, searches: Iterable[Path] = ()) 
         raw[run["id"]] = made
         scores += [{"id": run["id"], **metric} for metric in metrics]
         history += [{"id": run["id"], **entry} for entry in curve]
+    said = read_unrecorded(unrecorded) if unrecorded is not None else []
     for run in rows.values():
-        run |= what_it_took(run, searched.values())
+        run |= what_it_took(run, searched.values(), said)
+    name_models(list(searched.values()), rows.values())
     runs = pd.DataFrame(rows.values(), columns=[*RUN_COLUMNS, "settings_by_key", "sha256"])
     runs = _name_rows(runs.set_index("id", drop=False), raw)
     return Records(
@@ -182,6 +198,7 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
     hardware = provenance["environment"]["hardware"]
     examples = provenance["data"]["examples"]
     default = defaults.of(label, provenance["model"]["name"], task["name"])
+    differing = differences(config, default)
     if lacking := [key for key in IDENTITY if key not in result["config"]]:
         raise KeyError(lacking[0])
     return {
@@ -191,7 +208,9 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
         "model": model_of(provenance),
         "task": task["name"],
         "method": label,
-        "settings_by_key": differences(config, default),
+        "settings_by_key": differing,
+        "fixed": fixed(config, differing),
+        "digest": provenance["model"]["digest"],
         "seed": config["seed"],
         "start_from": config["start_from"] or "",
         "headline": score["headline"],
@@ -243,6 +262,7 @@ def _searched(made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
     provenance = made["provenance"]
     config = provenance["config"]
     cell = {"suite": suite_of(provenance), "model": model_of(provenance)}
+    cell |= {"digest": provenance["model"]["digest"]}
     cell |= {"task": config["task"]["name"], "method": config["method"]["label"]}
     default = defaults.of(cell["method"], provenance["model"]["name"], cell["task"])
     return search_row(made, cell, differences(config, default))

@@ -121,8 +121,8 @@ def spread(mean: float, sd: float) -> str:
 
 
 def marks(cell: pd.Series) -> str:
-    """n, then c<k>: k runs collapsed at the best epoch; e<k>: at the end, the last epoch; m: started
-    from MNLI; d<k>: k runs of a changed checkout; s: settings searched on dev."""
+    """n, then c<k>: k runs collapsed at the best epoch; e<k>: at the end, the last epoch; m:
+    started from MNLI; d<k>: k runs of a changed checkout; s: settings searched on dev."""
     found = [str(cell["n"])]
     found += [f"c{cell['collapsed']}"] if cell["collapsed"] else []
     found += [f"e{cell['collapsed_last']}"] if cell["collapsed_last"] else []

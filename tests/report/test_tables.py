@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import re
 import runpy
@@ -23,7 +24,7 @@ from craft.report.load import load
 from craft.report.published import EIGHT, SIX
 from craft.report.render import Table, escape
 from craft.report.reproduction import judge, reproduction_table
-from craft.report.scores import cells, score_table
+from craft.report.scores import cells, marks, score_table
 from craft.report.search import search_table
 from craft.report.sizes import cost_table, parameter_table
 
@@ -234,11 +235,11 @@ def test_search_is_in_no_score_but_in_the_cost_and_says_that_it_saw_dev(tmp_path
     assert row[-2:] == [f"{4 * 107 / 3600:.2f}", f"{8 * 107 / 3600:.2f}"]
     assert any("and 0.12 in searches" in note for note in cost_table(records).notes)
 
-    marked = score_table(cells(records.runs), "mini", "roberta_mini")
-    (line,) = marked.rows
-    by_task = dict(zip(marked.header, line, strict=True))
+    scored = score_table(cells(records.runs), "mini", "roberta_mini")
+    (line,) = scored.rows
+    by_task = dict(zip(scored.header, line, strict=True))
     assert by_task["CoLA"].endswith("(2; s)") and by_task["RTE"].endswith("(2)")
-    assert any(note.startswith("s: settings searched on the dev split") for note in marked.notes)
+    assert any(note.startswith("s: settings searched on the dev split") for note in scored.notes)
     plain = score_table(cells(without.runs), "mini", "roberta_mini")
     assert not any(note.startswith("s:") for note in plain.notes)
 
@@ -249,6 +250,56 @@ def test_search_is_in_no_score_but_in_the_cost_and_says_that_it_saw_dev(tmp_path
         ["rte", "LoRA", "lr=0.01", "a part of train", "1"],
     ]  # fmt: skip
     assert search_table(load([], CONFIGS).searches).rows == []
+
+
+def marked(place, unrecorded=None):
+    """The rows that bear the mark s, by settings."""
+    records = load([place / "runs"], CONFIGS, [place / "aside"], unrecorded)
+    found = cells(records.runs)
+    return {c["settings"]: "s" in marks(c).split("; ") for _, c in found.iterrows()}
+
+
+def test_a_search_on_other_weights_marks_nothing(tmp_path):
+    make_run(tmp_path / "runs", "rte", "lora")
+    make_run(tmp_path / "aside", "rte", "lora", train={"lr": 1e-2}, weights="b" * 64)
+    assert marked(tmp_path) == {"": False}
+    records = load([tmp_path / "runs"], CONFIGS, [tmp_path / "aside"])
+    assert records.runs["search_seconds"].sum() == 0.0 and set(records.runs["model"]) == {
+        "roberta_mini"
+    }
+    assert [row[0] for row in search_table(records.searches).rows] == ["roberta_mini-bbbbbbbb"]
+
+
+def test_a_search_marks_what_differs_from_it_in_what_it_tried_and_nothing_else(tmp_path):
+    runs, aside = tmp_path / "runs", tmp_path / "aside"
+    make_run(runs, "rte", "craft")
+    make_run(runs, "rte", "craft", train={"lr": 0.5, "threads": 2})
+    make_run(runs, "rte", "craft", peft={"ranks": [12, 32, 32]})
+    make_run(runs, "rte", "craft", train={"epochs": 9})
+    make_run(runs, "rte", "craft", start_from="mnli")
+    make_run(aside, "rte", "craft", train={"lr": 1e-2})
+    records = load([runs], CONFIGS, [aside])
+    found = records.runs.set_index(["settings", "start_from"])["searched"]
+    assert dict(found) == {
+        ("", ""): "dev", ("lr=0.5", ""): "dev", ("ranks=(12, 32, 32)", ""): "",
+        ("epochs=9", ""): "", ("", "mnli"): "",
+    }  # fmt: skip
+    make_run(aside, "rte", "craft", peft={"ranks": [12, 64, 64]})  # now it tried ranks too
+    assert marked(tmp_path)["ranks=(12, 32, 32)"] and not marked(tmp_path)["epochs=9"]
+
+
+def test_a_search_whose_runs_are_not_on_record_marks_what_it_is_said_to_have_chosen(tmp_path):
+    make_run(tmp_path / "runs", "rte", "lora", train={"lr": 0.5})
+    make_run(tmp_path / "runs", "rte", "lora", train={"lr": 0.25})
+    said = {"model_digest": "a" * 64, "tasks": ["rte"], "method": "LoRA", "selection": "dev"}
+    path = tmp_path / "unrecorded.json"
+    path.write_text(json.dumps([said | {"settings": {"train.lr": 0.5, "model.random": False}}]))
+    assert marked(tmp_path, unrecorded=path) == {"lr=0.5": True, "lr=0.25": False}
+    path.write_text(json.dumps([said | {"settings": {"train.lr": 0.5}, "tasks": ["cola"]}]))
+    assert not any(marked(tmp_path, unrecorded=path).values())
+    path.write_text(json.dumps([said]))
+    with pytest.raises(InputError, match=r"unrecorded.json: .*lacks 'settings'"):
+        marked(tmp_path, unrecorded=path)
 
 
 def small_table():
