@@ -151,8 +151,8 @@ def search_table(searches: pd.DataFrame) -> Table:
         notes=[
             "these runs are in no other table but that of cost; dev is the split that is reported, "
             "and scores whose settings were searched on it bear the mark s",
-            "that mark is on rows that differ from a search in nothing but what it varied; "
-            "searches without a run on record are in results/search/unrecorded.json, and in no hours",
+            "that mark is on rows that differ from a search in nothing but what it varied; a "
+            "search without a run on record is in results/search/unrecorded.json and in no hours",
             "mean: of the headline metric over n finished runs, in per cent; hours: of all "
             "attempts, those that failed too",
         ],
