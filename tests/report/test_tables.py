@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_records import CONFIGS, make_run
+from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
 
 from craft import record
 from craft.errors import InputError
@@ -26,7 +27,7 @@ from craft.report.render import Table, escape
 from craft.report.reproduction import judge, reproduction_table
 from craft.report.scores import cells, marks, score_table
 from craft.report.search import search_table
-from craft.report.sizes import cost_table, parameter_table
+from craft.report.sizes import LARGE, cost_table, parameter_table
 
 ROOT = CONFIGS.parent
 PUBLISHED = ROOT / "results" / "published"
@@ -203,6 +204,13 @@ def test_parameter_table_has_closed_forms_and_counts(paper):
     assert {path.stem for path in (CONFIGS / "method").glob("*.yaml")} and len(rows) == len(
         list((CONFIGS / "method").glob("*.yaml"))
     )
+
+
+def test_the_readme_counts_the_head_beside_the_adapter():
+    head = sum(p.numel() for p in RobertaClassificationHead(LARGE).parameters())
+    assert LARGE.num_labels == 2 and f"{head:,}" == "1,051,650"
+    opening = (ROOT / "README.md").read_text(encoding="utf-8").split("## Start")[0]
+    assert "41,152" in opening and f"{head:,}" in opening
 
 
 def test_cost_table_is_own_arithmetic(paper):
