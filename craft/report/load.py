@@ -27,7 +27,7 @@ from craft.report.search import (
     search_row,
     what_it_took,
 )
-from craft.report.settings import Defaults, apart, describe, differences
+from craft.report.settings import Defaults, apart, describe, differences, ordered
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")  # as in Table 2
 SUITES = ("paper", "small", "mini")
@@ -91,7 +91,8 @@ class Records:
     `searches`       one row per run of a search, which is in none of the others
     `unsuccessful`   failed and diverged runs
     `left_out`       one line per file that is no sound record of this schema
-    `raw`            the finished records themselves, by id"""
+    `raw`            the finished records themselves, by id
+    `reference`      the method that others are compared with"""
 
     runs: pd.DataFrame
     scores: pd.DataFrame
@@ -100,6 +101,7 @@ class Records:
     unsuccessful: pd.DataFrame
     left_out: list[str]
     raw: dict[str, dict[str, Any]]
+    reference: str
 
     @property
     def empty(self) -> bool:
@@ -153,7 +155,8 @@ def load(
         run |= what_it_took(run, searched.values(), said)
     name_models(list(searched.values()), rows.values())
     runs = pd.DataFrame(rows.values(), columns=[*RUN_COLUMNS, "settings_by_key", "sha256"])
-    runs = _name_rows(runs.set_index("id", drop=False), raw)
+    reference = ordered(configs)[0]
+    runs = _name_rows(runs.set_index("id", drop=False), raw, reference)
     return Records(
         runs=runs,
         scores=_score_rows(runs, scores),
@@ -164,6 +167,7 @@ def load(
         ),
         left_out=left_out,
         raw=raw,
+        reference=reference,
     )
 
 
@@ -298,8 +302,9 @@ def _unsuccessful(made: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Complete `model` and `settings`, so that rows differ in name where runs differ in substance.
+def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]], reference: str) -> pd.DataFrame:
+    """Complete `model` and `settings`, so that rows differ in name where runs differ in substance;
+    the reference's come first.
 
     A model name that stands for several weights gets their digest, a task of several data sets
     theirs, and what differs inside a cell besides the seed is added to the settings."""
@@ -328,7 +333,7 @@ def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFra
     keys = runs.reset_index(drop=True).assign(
         suite=list(runs["suite"].map(position)),
         task=list(runs["task"].map(position)),
-        method=[(m != "CRAFT", m.lower()) for m in runs["method"]],
+        method=[(m != reference, m.lower()) for m in runs["method"]],
     )
     by = ["suite", "model", "method", "settings", "task", "start_from", "seed", "id"]
     return runs.iloc[keys.sort_values(by).index].drop(columns="settings_by_key")

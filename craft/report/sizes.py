@@ -79,8 +79,12 @@ def parameter_table(records: Records, orders: pd.DataFrame, configs: Path) -> Ta
             "the tests check",
             "counted: in the records of runs with the method's default settings; -: no record, or "
             "not in the paper",
-            "LoTR: its code shares U and V between q and v; the paper counts them per projection, "
-            "n (2 d r + L r^2)",
+            *[
+                f"{label}: the paper counts it with "
+                + ", ".join(f"{k}={v}" for k, v in chosen["facts"]["paper_counts"].items())
+                for label, chosen in by_model["roberta_base"].items()
+                if "paper_counts" in chosen["facts"]
+            ],
         ],
     )
 

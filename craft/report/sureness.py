@@ -1,4 +1,4 @@
-"""From saved predictions: intervals of all cells, and CRAFT compared with every other method."""
+"""From saved predictions: intervals of all cells, and one method compared with every other."""
 
 # pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
 # pyright: reportCallIssue=false
@@ -75,7 +75,7 @@ def intervals(runs: pd.DataFrame, resampled: Resampled) -> pd.DataFrame:
 
 
 def comparisons(
-    runs: pd.DataFrame, resampled: Resampled, suite: str, model: str, reference: str = "CRAFT"
+    runs: pd.DataFrame, resampled: Resampled, suite: str, model: str, reference: str
 ) -> pd.DataFrame:
     """The reference's first row less every other, task by task, over the seeds that both have.
 
@@ -153,7 +153,8 @@ def _paired(mine: pd.DataFrame, theirs: pd.DataFrame, resampled: Resampled) -> D
 
 
 def comparison_table(found: pd.DataFrame, suite: str, model: str) -> Table:
-    """CRAFT against the others, one line per task."""
+    """The reference of a comparison against the others, one line per task."""
+    reference = found["method"].iloc[0]
 
     def p_value(value: float) -> str:
         return MISSING if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
@@ -168,16 +169,25 @@ def comparison_table(found: pd.DataFrame, suite: str, model: str) -> Table:
             + [p_value(c["p"]), p_value(c["p_holm"]), p_value(c["p_permutation"])]
             + [detectable, c["verdict"] or MISSING]
         )
-    header = ["CRAFT against", "task", "seeds", "difference", "95 % interval", "p", "p (Holm)"]
-    header += ["p (permutation)", "detectable", "CRAFT is"]
+    header = [
+        f"{reference} against",
+        "task",
+        "seeds",
+        "difference",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+    ]
+    header += ["p (permutation)", "detectable", f"{reference} is"]
     return Table(
         name=f"comparison_{suite}_{model}",
-        title=f"{TITLES[suite]}, {model}: CRAFT less each method, in points, at the best epoch",
+        title=f"{TITLES[suite]}, {model}: {reference} less each method, in points, at the best "
+        "epoch",
         header=header,
         rows=body,
         data=found,
         notes=[
-            *[f"CRAFT: {settings}" for settings in found["settings"].drop_duplicates() if settings],
+            *[f"{reference}: {settings}" for settings in found["settings"].unique() if settings],
             "difference: mean over the seeds that both have, on the same dev examples; interval "
             "by paired bootstrap "
             "over seeds and examples together",

@@ -16,10 +16,12 @@ from craft.report import diagrams, figures, weights
 from craft.report.load import load
 from craft.report.published import read
 from craft.report.scores import cells
-from craft.report.style import FIRST, Looks
+from craft.report.settings import ordered
+from craft.report.style import Looks
 
 PUBLISHED = CONFIGS.parent / "results" / "published"
-LOOKS = Looks.of(["Head only", "FT", "BitFit", "Adpt-D", "Adpt-H"])
+FIRST = ordered(CONFIGS)
+LOOKS = Looks.of(FIRST, ["Head only", "FT", "BitFit", "Adpt-D", "Adpt-H"])
 
 
 @pytest.fixture(scope="module")

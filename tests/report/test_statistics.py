@@ -172,7 +172,7 @@ def records(tmp_path_factory):
 
 
 def test_comparisons_decide_what_the_data_can_and_nothing_else(records):
-    found = comparisons(records.runs, Resampled(records), "mini", "roberta_mini")
+    found = comparisons(records.runs, Resampled(records), "mini", "roberta_mini", "CRAFT")
     found = found.set_index(["against", "task"])
     assert found.loc[("Head only", "cola"), "verdict"] == "better"
     assert found.loc[("LoRA", "cola"), "verdict"] == "undecided"  # as good, not shown to be
@@ -189,7 +189,7 @@ def test_comparisons_decide_what_the_data_can_and_nothing_else(records):
 
 def test_fewer_than_five_pairs_have_a_difference_and_nothing_more(records):
     """Two seeds would call equal methods apart in 3 to 6 % of cases for a nominal 1.25 %."""
-    found = comparisons(records.runs, Resampled(records), "mini", "roberta_mini")
+    found = comparisons(records.runs, Resampled(records), "mini", "roberta_mini", "CRAFT")
     few = found[found["n"] < FEWEST]
     assert dict(zip(few["task"], few["n"], strict=True)) == {"mrpc": 4, "rte": 1}
     assert (few["difference"] > 20).all() and (few["verdict"] == "").all()
@@ -217,7 +217,9 @@ def test_without_predictions_there_is_no_interval_and_no_decision(records, tmp_p
     bare = load([tmp_path], CONFIGS)
     resampled = Resampled(bare)
     assert intervals(bare.runs, resampled)["low"].isna().all()
-    assert list(comparisons(bare.runs, resampled, "mini", "roberta_mini")["verdict"]) == [""]
+    assert list(comparisons(bare.runs, resampled, "mini", "roberta_mini", "CRAFT")["verdict"]) == [
+        ""
+    ]
 
 
 def test_predictions_of_another_run_are_named_and_not_used(tmp_path):
@@ -238,3 +240,15 @@ def test_bootstrap_agrees_with_the_recorded_score(records):
     for run, best in records.runs["best"].items():
         low, high = np.quantile(resampled.scores[run], [0.001, 0.999])
         assert low <= best <= high
+
+
+def test_any_method_may_be_the_reference_of_a_comparison(records):
+    ours = comparisons(records.runs, Resampled(records), "mini", "roberta_mini", "CRAFT")
+    theirs = comparisons(records.runs, Resampled(records), "mini", "roberta_mini", "LoRA")
+    both = [
+        found[(found["against"] == other) & (found["task"] == "cola")]["difference"].item()
+        for found, other in ((ours, "LoRA"), (theirs, "CRAFT"))
+    ]
+    assert both[0] == pytest.approx(-both[1])
+    table = comparison_table(theirs, "mini", "roberta_mini")
+    assert table.header[0] == "LoRA against" and "LoRA less each method" in table.title
