@@ -136,7 +136,8 @@ def evidence(runs: pd.DataFrame) -> str:
         "`constant`: the best score of one answer for all dev examples, the larger class alone."
     ]
     notes += ["`above the constant`: the pre-trained weights' mean less that."]
-    if len(runs) > 0 and runs.groupby(["task", "random"]).size().min() < FEWEST:
+    seeds = runs.groupby(["task", "random"])["best"].count().tolist()
+    if seeds and min(seeds) < FEWEST:
         notes += ["Of fewer than five seeds these are descriptions and decide nothing."]
     return "\n".join([*lines, "", *notes])
 
