@@ -32,7 +32,8 @@ def count_parameters(config: RunConfig, model: PeftModel) -> dict[str, Any]:
 
 
 def summarise(task: Task, fitted: Fit) -> dict[str, Any]:
-    """Best and last scores; null where no epoch was finished."""
+    """Best and last scores, and whether all predictions of either epoch are the same; null where no
+    epoch was finished."""
     from craft.glue.metrics import collapsed, predictions_of
 
     history = fitted.progress.history
@@ -43,20 +44,24 @@ def summarise(task: Task, fitted: Fit) -> dict[str, Any]:
             "last": None,
             "best_epoch": None,
             "collapsed": None,
+            "collapsed_last": None,
         }
 
     def metrics(entry: dict[str, Any]) -> dict[str, float]:
         return {k: v for k, v in entry.items() if k not in ("epoch", "step", "loss", "lr")}
 
-    best = np.concatenate(
-        [predictions_of(task, fitted.logits[f"best.{s}"].numpy()) for s in task.dev]
-    )
+    def constant(epoch: str) -> bool:
+        logits = [fitted.logits[f"{epoch}.{split}"].numpy() for split in task.dev]
+        predicted = np.concatenate([predictions_of(task, each) for each in logits])
+        return collapsed(predicted, task.regression)
+
     return {
         "headline": task.headline,
         "best": metrics(history[fitted.progress.best_epoch - 1]),
         "last": metrics(history[-1]),
         "best_epoch": fitted.progress.best_epoch,
-        "collapsed": collapsed(best, task.regression),
+        "collapsed": constant("best"),
+        "collapsed_last": constant("last"),
     }
 
 

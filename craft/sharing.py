@@ -156,6 +156,7 @@ def _scores(made: Mapping[str, Any]) -> str:
         for metric, value in score["best"].items()
     ]
     n = sum(examples[split] for split in task["dev"])
+    # of the weights that are shared, those of the best epoch
     collapsed = " The predictions are one class or one value alone." if score["collapsed"] else ""
     return "\n".join(
         [

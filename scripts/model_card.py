@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from entry import start
 from omegaconf import OmegaConf
@@ -70,8 +71,9 @@ of the first stage. What this model says of structure across layers it says of i
 
 Full fine-tuning on real GLUE from these weights and from random ones of the same architecture, same
 recipe and seeds, {epochs} epochs of {rows} examples a step, at most {steps_each} steps
-(`python scripts/train.py -m experiment=learnt data=local data.dir=GLUE`); best epoch on dev, mean and
-standard deviation over n seeds, times 100. Rate and epochs were chosen on dev, with earlier weights (`results/LOG.md`):
+(`python scripts/train.py -m experiment=learnt data=local data.dir=GLUE`); best epoch on dev / last epoch, mean
+± standard deviation over n seeds, times 100. Rate and epochs were chosen on dev for the pre-trained weights, with
+earlier ones (`results/LOG.md`), and not for random weights:
 
 {evidence}
 
@@ -108,51 +110,71 @@ def stretches(facts: dict[str, Any]) -> str:
 
 
 def evidence(runs: pd.DataFrame) -> str:
-    """A Markdown table: pre-trained and random weights, their difference in deviations."""
-    from craft.report.scores import METRIC_NAMES, NAMES
+    """A Markdown table: pre-trained and random weights at best and last epoch, beside a constant."""
+    from craft.report.render import MISSING, percent, signed
+    from craft.report.scores import METRIC_NAMES, NAMES, spread
+    from craft.report.statistics import FEWEST
 
-    lines = ["| task | metric | pre-trained | random weights | difference | in sd | n |"]
+    def summary(chosen: pd.DataFrame) -> str:
+        if chosen.empty:
+            return "no record"
+        return " / ".join(spread(chosen[e].mean(), chosen[e].std()) for e in ("best", "last"))
+
+    lines = ["| task | metric | constant | pre-trained | random weights | above the constant | n |"]
     lines += ["|---|---|---:|---:|---:|---:|---:|"]
     for task in LEARNT.hydra.sweeper.params.task.split(","):
         ours = runs[(runs["task"] == task)]
-        trained, drawn = ours[~ours["random"]]["best"] * 100, ours[ours["random"]]["best"] * 100
-        metric = METRIC_NAMES[ours["headline"].iloc[0]] if len(ours) else "-"
-        difference = float(trained.mean() - drawn.mean())
-        sd = max(float(trained.std()), float(drawn.std()))
-        known = len(trained) > 1 and len(drawn) > 1
+        trained, drawn = ours[~ours["random"]], ours[ours["random"]]
+        metric = METRIC_NAMES[ours["headline"].iloc[0]] if len(ours) else MISSING
+        constant = ours["constant"].max() if len(ours) else float("nan")
+        above = [signed(100 * (trained[e].mean() - constant)) for e in ("best", "last")]
         lines.append(
-            f"| {NAMES[task]} | {metric} | {spread(trained)} | {spread(drawn)} | "
-            f"{f'{difference:+.1f}' if known else '-'} | "
-            f"{f'{difference / sd:.2f}' if known and sd else '-'} | {len(trained)}, {len(drawn)} |"
+            f"| {NAMES[task]} | {metric} | {percent(constant)} | {summary(trained)} | "
+            f"{summary(drawn)} | {' / '.join(above)} | {len(trained)}, {len(drawn)} |"
         )
-    return "\n".join([*lines, "", "`in sd`: over the larger of the two standard deviations."])
+    notes = [
+        "`constant`: the best score of one answer for all dev examples, the larger class alone."
+    ]
+    notes += ["`above the constant`: the pre-trained weights' mean less that."]
+    seeds = runs.groupby(["task", "random"])["best"].count().tolist()
+    if seeds and min(seeds) < FEWEST:
+        notes += ["Of fewer than five seeds these are descriptions and decide nothing."]
+    return "\n".join([*lines, "", *notes])
 
 
-def spread(scores: pd.Series) -> str:
-    """Mean and, of two or more, standard deviation."""
-    if scores.empty:
-        return "no record"
-    return f"{scores.mean():.1f}" + (f" ± {scores.std():.1f}" if len(scores) > 1 else "")
+def constant_score(metric: str, labels: np.ndarray) -> float:
+    """The best score that one answer for all examples gets: labels (n,)."""
+    from craft.report.predictions import score
+
+    once = np.ones((1, len(labels)))
+    answers = [np.full((len(labels), 1), answer) for answer in np.unique(labels)]
+    return max(float(score(metric, labels, answer, once)[0, 0]) for answer in answers)
 
 
 def learnt(folder: Path) -> pd.DataFrame:
-    """The records of experiment=learnt for the weights that are in place: task, random, best."""
+    """The records of experiment=learnt for the weights that are in place: scores at the best and
+    the last epoch, and a constant's on the same dev examples."""
     from craft.models import locate
     from craft.record import read_all
+    from craft.report.predictions import read_predictions
 
     digest = locate({"path": MODEL, "repository": None, "revision": None}).digest
     rows = []
-    for _, made in read_all(folder):
+    for path, made in read_all(folder):
         if made["status"] != "ok" or made["result"]["config"]["model.digest"] != digest:
             continue
         config, score = made["provenance"]["config"], made["result"]["score"]
         same = config["train"]["max_steps"] == LEARNT.train.max_steps
         source = made["provenance"]["data"]["source"]["source"]
         if config["method"].get("train_backbone") and source != "mini" and same:
-            best = score["best"][score["headline"]]
-            random = bool(config["model"]["random"])
-            rows.append((config["task"]["name"], random, score["headline"], best))
-    found = pd.DataFrame(rows, columns=["task", "random", "headline", "best"])
+            headline = score["headline"]
+            dev = read_predictions(path, made)
+            constant = float("nan") if dev is None else constant_score(headline, dev[0].labels)
+            row = {"task": config["task"]["name"], "random": bool(config["model"]["random"])}
+            row |= {"headline": headline, "constant": constant}
+            rows.append(row | {epoch: score[epoch][headline] for epoch in ("best", "last")})
+    columns = ["task", "random", "headline", "best", "last", "constant"]
+    found = pd.DataFrame(rows, columns=columns)
     return found.astype({"random": bool})
 
 

@@ -34,7 +34,8 @@ def main() -> None:
         if not folder.is_dir():
             raise InputError(f"records: there is no folder {folder}")
     searches = [] if given else [results / "search" / "runs"]
-    records = load(given or [results / "runs"], ROOT / "configs", searches)
+    unrecorded = None if given else results / "search" / "unrecorded.json"
+    records = load(given or [results / "runs"], ROOT / "configs", searches, unrecorded)
     models = _stacks(options.get("models"))
     report = build(records, results / "published", ROOT / "configs", models)
     for problem in report.problems:

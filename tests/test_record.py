@@ -414,7 +414,8 @@ def test_record_holds_what_a_reader_asks(bench):
     assert json.loads(written, parse_constant=never) == made
     assert {"schema", "protocol", "id", "status", "error", "result_sha256"} <= made.keys()
     result, found = made["result"], made["provenance"]
-    assert result["score"].keys() == {"headline", "best", "last", "best_epoch", "collapsed"}
+    known = {"headline", "best", "last", "best_epoch", "collapsed", "collapsed_last"}
+    assert result["score"].keys() == known
     assert [entry.keys() for entry in result["history"]] == [
         {"epoch", "step", "loss", "lr", "accuracy"}
     ] * 2
@@ -548,6 +549,8 @@ def test_predictions_hold_logits_labels_and_rows_and_give_the_records_scores(nam
     assert {k: best[k] for k in result["score"]["best"]} == result["score"]["best"]
     predicted = np.concatenate([predictions_of(task, value) for value in best_logits.values()])
     assert result["score"]["collapsed"] == (len(set(predicted)) == 1)
+    at_last = [predictions_of(task, tensors[f"last.{split}"].numpy()) for split in task.dev]
+    assert result["score"]["collapsed_last"] == (len(set(np.concatenate(at_last))) == 1)
     last = result["history"][-1]
     assert {k: last[k] for k in result["score"]["last"]} == result["score"]["last"]
 
@@ -577,6 +580,16 @@ def test_finished_run_keeps_its_record_predictions_and_adapters_alone(bench):
     }  # fmt: skip
 
 
+def test_a_run_that_collapses_after_its_best_epoch_is_marked(bench, monkeypatch):
+    bench.run(task="rte")
+    labels = read_tensors(bench.folder() / "predictions.safetensors")[0]["labels.validation"]
+    logits = [np.eye(2, dtype=np.float32)[labels], np.ones((12, 2), np.float32)]
+    monkeypatch.setattr(craft.train, "predict", lambda *_: logits.pop(0))
+    score = bench.run("seed=1", task="rte")["result"]["score"]
+    assert score["best"]["accuracy"] == 1.0
+    assert (score["collapsed"], score["collapsed_last"]) == (False, True)
+
+
 @pytest.mark.parametrize("name", ["cola", "stsb"])
 def test_collapsed_run_is_marked(name, bench, monkeypatch):
     constant = np.ones((12, task_of(name).outputs), np.float32)
@@ -584,4 +597,5 @@ def test_collapsed_run_is_marked(name, bench, monkeypatch):
     made = bench.run(task=name)
     assert made["status"] == "ok"
     assert made["result"]["score"]["collapsed"] is True
+    assert made["result"]["score"]["collapsed_last"] is True
     assert made["result"]["score"]["best"][task_of(name).headline] == 0.0

@@ -16,6 +16,7 @@ from craft.report.render import Table, csv
 from craft.report.reproduction import reproduction_table
 from craft.report.scores import cells, detail_table, records_by_table, score_table
 from craft.report.search import search_table
+from craft.report.settings import ordered
 from craft.report.sizes import SHAPES, cost_table, methods, parameter_table
 from craft.report.style import Drawn, Looks
 from craft.report.sureness import Resampled, comparison_table, comparisons, intervals
@@ -73,9 +74,9 @@ def build(
     found, resampled = cells(records.runs), Resampled(records)
     sure = intervals(records.runs, resampled)
     labels = {m["label"] for m in methods(configs, "roberta_base")} | set(records.runs["method"])
-    looks = Looks.of(labels | set(table2["method"]))
+    looks = Looks.of(ordered(configs), labels | set(table2["method"]))
 
-    reproduced = [reproduction_table(table2, found, sure, model) for model in SHAPES]
+    reproduced = [reproduction_table(table2, found, model) for model in SHAPES]
     related = published.related_table(published.read(published_folder, "related"))
     tables = [*reproduced, related, parameter_table(records, orders, configs), cost_table(records)]
     tables.append(encoder_table(records))
@@ -87,7 +88,7 @@ def build(
     for suite, model in records_by_table(records):
         scores = score_table(found, suite, model)
         tables += [scores, detail_table(found, suite, model, sure)]
-        compared = comparisons(records.runs, resampled, suite, model)
+        compared = comparisons(records.runs, resampled, suite, model, records.reference)
         if not compared.empty:
             tables.append(comparison_table(compared, suite, model))
         drawn += [

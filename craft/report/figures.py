@@ -23,32 +23,36 @@ from craft.report.load import TITLES, Records
 from craft.report.published import EIGHT
 from craft.report.render import span
 from craft.report.scores import METRIC_NAMES, NAMES, Row, rows, tasks_of
+from craft.report.settings import ordered
 from craft.report.sizes import SHAPES, methods
 from craft.report.style import Drawn, Looks, canvas, legend_below, styled
 
 DEPTHS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96)
 WIDTHS = (768, 1024, 4096)  # RoBERTa-base, RoBERTa-large, and a large language model's
-OF_DEPTH = ("CRAFT", "LoRA", "PiSSA", "LoTR", "LoRA-XS", "VeRA", "Adpt-P")
 
 
 def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
     """Figure 4: trained parameters against depth at fixed ranks, from the methods' closed forms."""
-    chosen = {m["label"]: m for m in methods(configs, "roberta_base") if m["label"] in OF_DEPTH}
-    chosen["LoTR"]["peft"]["share"] = "projection"  # as the paper counts it
+    known = {m["label"]: m for m in methods(configs, "roberta_base")}
+    chosen = {label: known[label] for label in ordered(configs)}
+    for method in chosen.values():
+        method["peft"] |= method["facts"].get("paper_counts", {})
     data = []
     with styled():
         figure = canvas(7.2, 3.4)
         axes = figure.subplots(1, len(WIDTHS), sharey=True)
         for axis, width in zip(axes, WIDTHS, strict=True):
-            for label in (m for m in OF_DEPTH if m in chosen):
+            drawn: list[list[int]] = []
+            for label in chosen:
                 counts = [expected_parameters(chosen[label], _shape(width, n)) for n in DEPTHS]
                 data += [
                     {"width": width, "method": label, "depth": n, "parameters": c}
                     for n, c in zip(DEPTHS, counts, strict=True)
                 ]
-                heavy = {"linewidth": 2.4} if label == "CRAFT" else {}
-                # PiSSA lies on LoRA: drawn thin above it
-                heavy |= {"linewidth": 0.7, "markersize": 2} if label == "PiSSA" else {}
+                heavy = {"linewidth": 2.4} if label == looks.reference else {}
+                # a line that lies on an earlier one is drawn thin above it
+                heavy |= {"linewidth": 0.7, "markersize": 2} if counts in drawn else {}
+                drawn.append(counts)
                 name = f"{label} {_size(chosen[label]['peft'])}"
                 axis.plot(DEPTHS, counts, label=name, **{**looks.line(label), **heavy})
             for shape in SHAPES.values():
@@ -153,10 +157,10 @@ def _mean(tasks: int) -> str:
 
 
 def _seeds(data: pd.DataFrame) -> str:
-    """`medians over 3 seeds`, of the rows that are ours."""
+    """`means over 3 seeds`, of the rows that are ours."""
     counted = pd.concat([data["fewest_seeds"], data["most_seeds"]])
     text = span(counted)
-    return f"medians over {text} seed{'' if text == '1' else 's'}"
+    return f"means over {text} seed{'' if text == '1' else 's'}"
 
 
 def _variant(data: pd.DataFrame, method: str, row: str) -> int:
@@ -183,7 +187,7 @@ def _task_runs(records: Records, suite: str, model: str) -> pd.DataFrame:
 
 
 def score_per_task(records: Records, suite: str, model: str, looks: Looks) -> Drawn:
-    """Every seed's score as a point, the median as a bar, one panel per task."""
+    """Every seed's score as a point, the mean as a bar, one panel per task."""
     runs = _task_runs(records, suite, model)
     tasks, names = tasks_of(runs), list(dict.fromkeys(runs["row"]))
     lines, columns = _grid(len(tasks))
@@ -201,7 +205,7 @@ def score_per_task(records: Records, suite: str, model: str, looks: Looks) -> Dr
                 look = looks.point(chosen["method"].iloc[0])
                 ys = place + np.linspace(-0.15, 0.15, len(chosen)) * (len(chosen) > 1)
                 axis.scatter(chosen["best"], ys, s=12, linewidths=0, alpha=0.75, **look)
-                axis.vlines(chosen["best"].median(), place - 0.34, place + 0.34, color="black")
+                axis.vlines(chosen["best"].mean(), place - 0.34, place + 0.34, color="black")
             metric = METRIC_NAMES[runs[runs["task"] == task]["headline"].iloc[0]]
             axis.set(title=NAMES[task], xlabel=metric)
             axis.xaxis.set_major_locator(MaxNLocator(5))
@@ -209,7 +213,9 @@ def score_per_task(records: Records, suite: str, model: str, looks: Looks) -> Dr
             axis.remove()
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.suptitle(f"{TITLES[suite]}, {model}\ndev score of every seed, best epoch, per cent")
+        figure.suptitle(
+            f"{TITLES[suite]}, {model}\ndev score of every seed, best epoch, per cent (bar: mean)"
+        )
     return Drawn(f"tasks_{suite}_{model}", figure, data)
 
 
@@ -229,7 +235,8 @@ def learning_curves(records: Records, suite: str, model: str, looks: Looks) -> D
                 chosen = data[(data["task"] == task) & (data["row"] == name)]
                 if not chosen.empty:
                     method = chosen["method"].iloc[0]
-                    _curve(axis, chosen, name, looks.line(method, _variant(data, method, name)))
+                    look = looks.line(method, _variant(data, method, name))
+                    _curve(axis, chosen, name, look, heavy=name == looks.reference)
             axis.set(title=NAMES[task], xlabel="epoch", ylabel="dev score, per cent")
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         for axis in axes[len(tasks) :]:
@@ -240,20 +247,20 @@ def learning_curves(records: Records, suite: str, model: str, looks: Looks) -> D
     return Drawn(f"curves_{suite}_{model}", figure, data)
 
 
-def _curve(axis: Axes, chosen: pd.DataFrame, name: str, look: dict[str, Any]) -> None:
+def _curve(axis: Axes, chosen: pd.DataFrame, name: str, look: dict[str, Any], heavy: bool) -> None:
     for _, seed in chosen.groupby("seed"):
         axis.plot(seed["epoch"], seed["score"], color=look["color"], linewidth=0.4, alpha=0.5)
     mean = chosen.groupby("epoch")["score"].mean()
     every = max(1, len(mean) // 5)
-    weight = {"linewidth": 2.0, "zorder": 3} if name == "CRAFT" else {"linewidth": 0.9}
+    weight = {"linewidth": 2.0, "zorder": 3} if heavy else {"linewidth": 0.9}
     axis.plot(mean.index, mean, label=name, markevery=every, markersize=3, **look, **weight)
 
 
 def score_against_ranks(records: Records, suite: str, model: str, looks: Looks) -> Drawn | None:
-    """CRAFT's score at each choice of ranks, by parameters; None where there is but one."""
+    """The reference's score at each choice of ranks, by parameters; None where there is but one."""
     runs = _task_runs(records, suite, model)
     alone = runs["settings"].map(lambda s: re.sub(r"ranks=\([^)]*\)", "", s) == "")
-    runs = runs[(runs["method"] == "CRAFT") & alone & (runs["start_from"] == "")]
+    runs = runs[(runs["method"] == looks.reference) & alone & (runs["start_from"] == "")]
     several = runs.groupby("task")["effective_ranks"].transform("nunique") > 1
     runs = runs[several.astype(bool)]
     if runs.empty:
@@ -271,13 +278,15 @@ def score_against_ranks(records: Records, suite: str, model: str, looks: Looks) 
         for axis, task in zip(axes, tasks, strict=False):
             chosen = data[data["task"] == task]
             places = [names.index(r) for r in chosen["ranks"]]
-            axis.scatter(places, chosen["best"], s=12, linewidths=0, **looks.point("CRAFT"))
-            median = chosen.groupby("ranks")["best"].median()
-            known = [n for n in names if n in median.index]
-            axis.plot([names.index(n) for n in known], median[known], color="#888888", zorder=0)
+            axis.scatter(places, chosen["best"], s=12, linewidths=0, **looks.point(looks.reference))
+            mean = chosen.groupby("ranks")["best"].mean()
+            known = [n for n in names if n in mean.index]
+            axis.plot([names.index(n) for n in known], mean[known], color="#888888", zorder=0)
             axis.set(title=NAMES[task], ylabel="dev score, per cent")
             axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
         for axis in axes[len(tasks) :]:
             axis.remove()
-        figure.suptitle(f"{TITLES[suite]}, {model}\nCRAFT at ranks r1×r2×r3 (line: median)")
+        figure.suptitle(
+            f"{TITLES[suite]}, {model}\n{looks.reference} at ranks r1×r2×r3 (line: mean)"
+        )
     return Drawn(f"ranks_{suite}_{model}", figure, data)

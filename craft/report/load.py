@@ -15,8 +15,19 @@ import pandas as pd
 
 from craft import record
 from craft.config import flatten
-from craft.report.search import COLUMNS, name_settings, search_row, what_it_took
-from craft.report.settings import PAIR, Defaults, apart, describe, differences, fold_of
+from craft.errors import InputError
+from craft.glue.metrics import collapsed
+from craft.report.predictions import read_predictions
+from craft.report.search import (
+    COLUMNS,
+    fixed,
+    name_models,
+    name_settings,
+    read_unrecorded,
+    search_row,
+    what_it_took,
+)
+from craft.report.settings import PAIR, Defaults, apart, describe, differences, fold_of, ordered
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")  # as in Table 2
 SUITES = ("paper", "small", "mini")
@@ -42,6 +53,7 @@ RUN_COLUMNS = (
     "best_epoch",
     "epochs",
     "collapsed",
+    "collapsed_last",
     "n_train",
     "n_dev",
     "parameters_adapter",
@@ -80,7 +92,8 @@ class Records:
     `searches`       one row per run of a search, which is in none of the others
     `unsuccessful`   failed and diverged runs
     `left_out`       one line per file that is no sound record of this schema
-    `raw`            the finished records themselves, by id"""
+    `raw`            the finished records themselves, by id
+    `reference`      the method that others are compared with"""
 
     runs: pd.DataFrame
     scores: pd.DataFrame
@@ -89,6 +102,7 @@ class Records:
     unsuccessful: pd.DataFrame
     left_out: list[str]
     raw: dict[str, dict[str, Any]]
+    reference: str
 
     @property
     def empty(self) -> bool:
@@ -97,10 +111,16 @@ class Records:
         return all(frame.empty for frame in frames) and not self.left_out
 
 
-def load(folders: Iterable[Path], configs: Path, searches: Iterable[Path] = ()) -> Records:
+def load(
+    folders: Iterable[Path],
+    configs: Path,
+    searches: Iterable[Path] = (),
+    unrecorded: Path | None = None,
+) -> Records:
     """Read every record under the folders; a run that is found twice counts once.
 
-    A search's runs are those whose config says so, and all in the folders `searches`."""
+    A search's runs are those whose config says so, and all in the folders `searches`; `unrecorded`
+    is a file of searches without a run on record."""
     defaults = Defaults(configs)
     rows, scores, history, unsuccessful, left_out = {}, [], [], [], []
     raw: dict[str, dict[str, Any]] = {}
@@ -131,10 +151,13 @@ def load(folders: Iterable[Path], configs: Path, searches: Iterable[Path] = ()) 
         raw[run["id"]] = made
         scores += [{"id": run["id"], **metric} for metric in metrics]
         history += [{"id": run["id"], **entry} for entry in curve]
+    said = read_unrecorded(unrecorded) if unrecorded is not None else []
     for run in rows.values():
-        run |= what_it_took(run, searched.values())
+        run |= what_it_took(run, searched.values(), said)
+    name_models(list(searched.values()), rows.values())
     runs = pd.DataFrame(rows.values(), columns=[*RUN_COLUMNS, "settings_by_key", "sha256"])
-    runs = _name_rows(runs.set_index("id", drop=False), raw)
+    reference = ordered(configs)[0]
+    runs = _name_rows(runs.set_index("id", drop=False), raw, reference)
     return Records(
         runs=runs,
         scores=_score_rows(runs, scores),
@@ -145,6 +168,7 @@ def load(folders: Iterable[Path], configs: Path, searches: Iterable[Path] = ()) 
         ),
         left_out=left_out,
         raw=raw,
+        reference=reference,
     )
 
 
@@ -184,6 +208,7 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
     hardware = provenance["environment"]["hardware"]
     examples = provenance["data"]["examples"]
     default = defaults.of(label, provenance["model"]["name"], task["name"])
+    differing = differences(config, default)
     if lacking := [key for key in IDENTITY if key not in result["config"]]:
         raise KeyError(lacking[0])
     return {
@@ -193,7 +218,9 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
         "model": model_of(provenance),
         "task": task["name"],
         "method": label,
-        "settings_by_key": differences(config, default),
+        "settings_by_key": differing,
+        "fixed": fixed(config, differing),
+        "digest": provenance["model"]["digest"],
         "seed": config["seed"],
         "fold": fold_of(config),
         "start_from": config["start_from"] or "",
@@ -203,6 +230,7 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
         "best_epoch": score["best_epoch"],
         "epochs": len(result["history"]),
         "collapsed": bool(score["collapsed"]),
+        "collapsed_last": _collapsed_last(path, made),
         "n_train": examples["train"],
         "n_dev": sum(examples[split] for split in task["dev"]),
         "parameters_adapter": parameters["adapter"],
@@ -229,10 +257,23 @@ def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]
     }
 
 
+def _collapsed_last(path: Path, made: dict[str, Any]) -> bool | None:
+    """As the record says it; from the predictions of a record that does not; None without them."""
+    if "collapsed_last" in made["result"]["score"]:
+        return bool(made["result"]["score"]["collapsed_last"])
+    try:
+        found = read_predictions(path, made, "last")
+    except InputError:
+        return None  # `sureness.Resampled` names what is wrong with them
+    regression = not made["provenance"]["config"]["task"]["labels"]
+    return None if found is None else collapsed(found[1], regression)
+
+
 def _searched(made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
     provenance = made["provenance"]
     config = provenance["config"]
     cell = {"suite": suite_of(provenance), "model": model_of(provenance)}
+    cell |= {"digest": provenance["model"]["digest"]}
     cell |= {"task": config["task"]["name"], "method": config["method"]["label"]}
     default = defaults.of(cell["method"], provenance["model"]["name"], cell["task"])
     return search_row(made, cell, differences(config, default))
@@ -268,8 +309,9 @@ def _unsuccessful(made: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Complete `model` and `settings`, so that rows differ in name where runs differ in substance.
+def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]], reference: str) -> pd.DataFrame:
+    """Complete `model` and `settings`, so that rows differ in name where runs differ in substance;
+    the reference's come first.
 
     A model name that stands for several weights gets their digest, a task of several data sets
     theirs (folds have a data set of their own, which their settings name), and what differs inside
@@ -305,7 +347,7 @@ def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> pd.DataFra
     keys = runs.reset_index(drop=True).assign(
         suite=list(runs["suite"].map(position)),
         task=list(runs["task"].map(position)),
-        method=[(m != "CRAFT", m.lower()) for m in runs["method"]],
+        method=[(m != reference, m.lower()) for m in runs["method"]],
     )
     by = ["suite", "model", "method", "settings", "task", "start_from", *PAIR, "id"]
     return runs.iloc[keys.sort_values(by).index].drop(columns="settings_by_key")
@@ -316,6 +358,7 @@ def _score_rows(runs: pd.DataFrame, scores: list[dict[str, Any]]) -> pd.DataFram
     facts = runs.drop(columns=["best", "last", "headline", "path", "sha256"]).reset_index(drop=True)
     merged = facts.merge(metrics, on="id", how="left", validate="one_to_many", sort=False)
     first = ["suite", "model", "task", "method", "settings", *PAIR, "start_from"]
-    first += ["metric", "is_headline", "best", "last", "best_epoch", "epochs", "collapsed"]
+    first += ["metric", "is_headline", "best", "last", "best_epoch", "epochs"]
+    first += ["collapsed", "collapsed_last"]
     rest = [c for c in merged if c not in (*first, "id", "name")]
     return merged[[*first, *rest, "name", "id"]]

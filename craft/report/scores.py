@@ -29,7 +29,7 @@ CELL = ["suite", "model", "method", "settings", "start_from", "task"]
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell: n, and over seeds the median, mean and deviation at best and last epoch."""
+    """One row per cell: n, and over seeds the mean and deviation at best and last epoch."""
     found = []
     for key, group in runs.groupby(CELL, sort=False):
         best, last = group["best"], group["last"]
@@ -38,15 +38,15 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
             | {
                 "metric": group["headline"].iloc[0],
                 "n": len(group),
-                "median": best.median(),
                 "mean": best.mean(),
                 "sd": best.std(ddof=1),
-                "last_median": last.median(),
                 "last_mean": last.mean(),
                 "last_sd": last.std(ddof=1),
                 "best_epoch": group["best_epoch"].median(),
                 "epochs": group["epochs"].max(),
                 "collapsed": int(group["collapsed"].sum()),
+                "collapsed_last": int(group["collapsed_last"].eq(True).sum()),
+                "known_last": int(group["collapsed_last"].notna().sum()),
                 "dirty": int(group["dirty"].sum()),
                 "searched": group["searched"].iloc[0],
                 "n_dev": group["n_dev"].iloc[0],
@@ -55,8 +55,9 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
                 "seeds": " ".join(map(str, group["seed"])),
             }
         )
-    columns = [*CELL, "metric", "n", "median", "mean", "sd", "last_median", "last_mean", "last_sd"]
-    columns += ["best_epoch", "epochs", "collapsed", "dirty", "searched", "n_dev"]
+    columns = [*CELL, "metric", "n", "mean", "sd", "last_mean", "last_sd"]
+    columns += ["best_epoch", "epochs", "collapsed", "collapsed_last", "known_last"]
+    columns += ["dirty", "searched", "n_dev"]
     return pd.DataFrame(found, columns=[*columns, "parameters_adapter", "parameters_head", "seeds"])
 
 
@@ -81,11 +82,11 @@ class Row:
     def parameters(self, kind: str) -> pd.Series:
         return pd.Series([c[f"parameters_{kind}"] for c in self.cells.values()], dtype="float64")
 
-    def average(self, tasks: tuple[str, ...], column: str = "median") -> float | None:
+    def average(self, tasks: tuple[str, ...]) -> float | None:
         """The mean over exactly these tasks, None where one is missing."""
         if not tasks or not set(tasks) <= set(self.cells):
             return None
-        return float(sum(self.cells[task][column] for task in tasks) / len(tasks))
+        return float(sum(self.cells[task]["mean"] for task in tasks) / len(tasks))
 
 
 def rows(found: pd.DataFrame) -> Iterator[Row]:
@@ -106,20 +107,25 @@ def tasks_of(found: pd.DataFrame) -> tuple[str, ...]:
 
 
 def cell_text(cell: pd.Series | None) -> str:
-    """`59.0 ± 1.2 / 58.1 (5; c1)`: median and deviation at the best epoch, median at the last."""
+    """`59.0 ± 1.2 / 58.1 ± 1.4 (5; c1)`: mean and deviation at the best epoch, and at the last."""
     if cell is None:
         return MISSING
-    text = percent(cell["median"])
-    if cell["n"] > 1:
-        text += f" ± {percent(cell['sd'])}"
-    return f"{text} / {percent(cell['last_median'])} ({marks(cell)})"
+    best, last = spread(cell["mean"], cell["sd"]), spread(cell["last_mean"], cell["last_sd"])
+    return f"{best} / {last} ({marks(cell)})"
+
+
+def spread(mean: float, sd: float) -> str:
+    """`59.0 ± 1.2`, in per cent: the summary of runs wherever they are shown; of one run its
+    score."""
+    return percent(mean) + ("" if pd.isna(sd) else f" ± {percent(sd)}")
 
 
 def marks(cell: pd.Series) -> str:
-    """n, then c<k>: k runs collapsed; m: started from MNLI; d<k>: k runs of a changed checkout;
-    s: settings searched on dev."""
+    """n, then c<k>: k runs collapsed at the best epoch; e<k>: at the end, the last epoch; m:
+    started from MNLI; d<k>: k runs of a changed checkout; s: settings searched on dev."""
     found = [str(cell["n"])]
     found += [f"c{cell['collapsed']}"] if cell["collapsed"] else []
+    found += [f"e{cell['collapsed_last']}"] if cell["collapsed_last"] else []
     found += ["m"] if cell["start_from"] else []
     found += [f"d{cell['dirty']}"] if cell["dirty"] else []
     found += ["s"] if _saw_dev(cell["searched"]) else []
@@ -135,8 +141,11 @@ def mark_notes(found: pd.DataFrame) -> list[str]:
     notes = []
     if found["collapsed"].any():
         notes.append(
-            "c1, c2, ...: so many of the n runs collapsed (one class, or a constant score)"
+            "c1, c2, ...: so many of the n runs are collapsed at the best epoch (one class, or a "
+            "constant score)"
         )
+    if found["collapsed_last"].any():
+        notes.append("e1, e2, ...: so many are so at the end, which is the last epoch")
     if (found["start_from"] != "").any():
         notes.append("m: starts from the adapter and head of the same method trained on MNLI")
     if found["dirty"].any():
@@ -178,11 +187,10 @@ def score_table(found: pd.DataFrame, suite: str, model: str) -> Table:
         data=found.reset_index(drop=True),
         notes=[
             f"metrics: {measured}",
-            "median ± standard deviation over seeds at the best epoch / median at the last epoch "
-            "(n; marks)",
+            "mean ± standard deviation over seeds at the best epoch / at the last epoch (n; marks)",
             "adapter, head: trained parameters; a span where they differ between tasks",
-            f"mean: of the medians at the best epoch over {', '.join(NAMES[t] for t in tasks)}, "
-            "where all are there",
+            f"mean of {len(tasks)}: of the means at the best epoch over "
+            f"{', '.join(NAMES[t] for t in tasks)}, where all are there",
             *([NO_RECORD] if any(MISSING in line for line in body) else []),
             *mark_notes(found),
         ],
@@ -190,12 +198,12 @@ def score_table(found: pd.DataFrame, suite: str, model: str) -> Table:
 
 
 def detail_table(found: pd.DataFrame, suite: str, model: str, intervals: pd.DataFrame) -> Table:
-    """One line per cell: everything that is known of it, with the interval of its median."""
+    """One line per cell: everything that is known of it, with the interval of its mean."""
     found = found[(found["suite"] == suite) & (found["model"] == model)]
     data = found.merge(intervals, on=CELL, how="left")
     body = [_detail(cell) for _, cell in data.iterrows()]
-    header = ["method", "task", "n", "median", "95 % interval", "mean", "sd", "last median"]
-    header += ["last mean", "best epoch", "collapsed", "dev examples"]
+    header = ["method", "task", "n", "mean", "sd", "95 % interval", "last mean", "last sd"]
+    header += ["best epoch", "collapsed", "at the last", "dev examples"]
     return Table(
         name=f"details_{suite}_{model}",
         title=f"{TITLES[suite]}, {model}: every cell, in per cent",
@@ -203,10 +211,11 @@ def detail_table(found: pd.DataFrame, suite: str, model: str, intervals: pd.Data
         rows=body,
         data=data,
         notes=[
-            "interval: of the median, by bootstrap over seeds and dev examples together; - "
-            "without predictions; "
-            "with one seed it is over examples alone",
+            "interval: of the mean, by bootstrap over seeds and dev examples together; - of fewer "
+            "than five runs, and without predictions",
             "best epoch: the median over seeds, of so many epochs",
+            "collapsed: at the best epoch, one class or a constant score; at the last: at the last "
+            "epoch, of the runs of which that is known",
         ],
     )
 
@@ -214,11 +223,12 @@ def detail_table(found: pd.DataFrame, suite: str, model: str, intervals: pd.Data
 def _detail(cell: pd.Series) -> list[str]:
     row = Row(cell["method"], cell["settings"], cell["start_from"], {})
     low, high = percent(cell["low"]), percent(cell["high"])
-    numbers: list[Any] = [cell["n"], percent(cell["median"])]
+    numbers: list[Any] = [cell["n"], percent(cell["mean"]), percent(cell["sd"])]
     numbers += [MISSING if MISSING in (low, high) else f"{low} to {high}"]
-    numbers += [percent(cell["mean"]), percent(cell["sd"]), percent(cell["last_median"])]
-    numbers += [percent(cell["last_mean"]), f"{cell['best_epoch']:g} of {cell['epochs']}"]
-    numbers += [f"{cell['collapsed']} of {cell['n']}", cell["n_dev"]]
+    numbers += [percent(cell["last_mean"]), percent(cell["last_sd"])]
+    numbers += [f"{cell['best_epoch']:g} of {cell['epochs']}"]
+    numbers += [f"{cell['collapsed']} of {cell['n']}"]
+    numbers += [f"{cell['collapsed_last']} of {cell['known_last']}", cell["n_dev"]]
     return [row.name, NAMES[cell["task"]], *map(str, numbers)]
 
 

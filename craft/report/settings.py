@@ -51,6 +51,15 @@ class Defaults:
 
 
 @cache
+def ordered(configs: Path) -> tuple[str, ...]:
+    """Labels of the methods whose `facts` give them an order, the reference of comparisons first;
+    tables and figures have the others after them, by name."""
+    facts = [OmegaConf.load(path) for path in sorted((configs / "method").glob("*.yaml"))]
+    placed = [(int(m["facts"]["order"]), str(m["label"])) for m in facts if "order" in m["facts"]]
+    return tuple(label for _, label in sorted(placed))
+
+
+@cache
 def _labels(configs: Path) -> dict[str, str]:
     """Label of a method -> name of its file."""
     paths = sorted((configs / "method").glob("*.yaml"))

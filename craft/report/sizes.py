@@ -1,4 +1,4 @@
-"""What methods train and cost: closed forms beside counts; seconds, memory and bytes."""
+"""What methods train and cost: closed forms beside counts; hours, memory and bytes."""
 
 # pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
 # pyright: reportCallIssue=false
@@ -79,24 +79,24 @@ def parameter_table(records: Records, orders: pd.DataFrame, configs: Path) -> Ta
             "the tests check",
             "counted: in the records of runs with the method's default settings; -: no record, or "
             "not in the paper",
-            "LoTR: its code shares U and V between q and v; the paper counts them per projection, "
-            "n (2 d r + L r^2)",
+            *[
+                f"{label}: the paper counts it with "
+                + ", ".join(f"{k}={v}" for k, v in chosen["facts"]["paper_counts"].items())
+                for label, chosen in by_model["roberta_base"].items()
+                if "paper_counts" in chosen["facts"]
+            ],
         ],
     )
 
 
 def cost_table(records: Records) -> Table:
-    """Seconds, speed, memory, file size and hours of every row, by the hardware that it ran on."""
-    runs = records.runs.assign(
-        mean_epoch_seconds=records.runs["train_seconds"] / records.runs["epochs"],
-        adapter_kilobytes=records.runs["adapter_bytes"] / 1000,
-    )
+    """Memory, file size and hours of every row, by the hardware that it ran on.
+
+    No speed: a record does not say what else its machine did, and epochs of one run differ by more
+    than methods do."""
+    runs = records.runs.assign(adapter_kilobytes=records.runs["adapter_bytes"] / 1000)
     key = ["suite", "model", "hardware", "precision", "method", "settings"]
     measures = {
-        "attach_seconds": "median",
-        "mean_epoch_seconds": "median",
-        "train_seconds": "sum",
-        "tokens_per_second": "median",
         "peak_host_megabytes": "max",
         "peak_gpu_megabytes": "max",
         "adapter_kilobytes": "median",
@@ -129,9 +129,6 @@ def cost_table(records: Records) -> Table:
             "method",
             "runs",
             "tasks",
-            "attach s",
-            "epoch s",
-            "tokens/s",
             "host MB",
             "GPU MB",
             "file kB",
@@ -141,13 +138,11 @@ def cost_table(records: Records) -> Table:
         rows=body,
         data=data,
         notes=[
-            "medians over runs, memory the largest, what a process keeps of its earlier runs "
-            "included; attach: building the method, its decomposition included (from the "
-            "cache where it was there); epoch: training alone; file: adapter with head",
-            "rows differ in their tasks and seeds: compare speeds within one block, and seconds "
-            "within the same tasks",
-            "hours: for which all attempts at the row's runs have held a machine; with search: and "
-            "those at the runs that searched settings of the method on the row's tasks",
+            "memory: the largest over runs, what a process keeps of its earlier runs included; "
+            "file: adapter with head",
+            "hours: for which all attempts at the row's runs have held a machine, whatever else "
+            "it did: no speed of a method, which `make bench` measures side by side "
+            "(results/bench); with search: and those at the runs that searched the row's settings",
             f"all runs together: {total:,.2f} hours on these machines, {lost / 3600:,.2f} of them "
             f"in runs that failed and {sought / 3600:,.2f} in searches",
         ],
@@ -162,9 +157,6 @@ def _cost_line(row: pd.Series) -> list[str]:
         Row(row["method"], row["settings"], "", {}).name,
         str(row["runs"]),
         str(row["tasks"]),
-        number("attach_seconds", "{:.2f}"),
-        number("mean_epoch_seconds", "{:,.1f}"),
-        number("tokens_per_second", "{:,.0f}"),
         number("peak_host_megabytes", "{:,.0f}"),
         number("peak_gpu_megabytes", "{:,.0f}"),
         number("adapter_kilobytes", "{:,.0f}"),

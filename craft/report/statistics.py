@@ -23,6 +23,7 @@ from craft.report.predictions import score
 
 DRAWS = 4000  # the ends of an interval then differ by some hundredths of its width between seeds
 LEVEL = 0.05
+FEWEST = 5  # runs, or pairs of runs, that an interval, a test and a verdict need
 POWER = 0.8
 CHUNK = 4_000_000  # numbers of one block of weights
 
@@ -51,11 +52,10 @@ def seed_samples(seeds: int, draws: int = DRAWS, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(seeds, size=(draws, seeds))
 
 
-def interval(resampled: np.ndarray, statistic: str = "median") -> tuple[float, float]:
-    """95 % percentile interval of the median or mean over seeds, drawn too: scores (draws, S)."""
+def interval(resampled: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of the mean over seeds, drawn too: scores (draws, S)."""
     picked = np.take_along_axis(resampled, seed_samples(resampled.shape[1], len(resampled)), axis=1)
-    values = np.median(picked, axis=1) if statistic == "median" else picked.mean(axis=1)
-    low, high = np.quantile(values, [LEVEL / 2, 1 - LEVEL / 2])
+    low, high = np.quantile(picked.mean(axis=1), [LEVEL / 2, 1 - LEVEL / 2])
     return float(low), float(high)
 
 
@@ -91,7 +91,7 @@ def paired_difference(
     """Method a less b, seed by seed: scores (S,), and on the same bootstrap samples (draws, S)."""
     difference, resampled = a - b, resampled_a - resampled_b
     seeds = len(difference)
-    low, high = interval(resampled, "mean")
+    low, high = interval(resampled)
     examples = float(resampled.mean(axis=1).var(ddof=1))
     mean = float(difference.mean())
     if seeds < 2:
@@ -129,7 +129,10 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def verdict(difference: Difference, p_corrected: float) -> str:
-    """`better` or `worse` where test and interval both exclude zero, otherwise `undecided`."""
+    """`better` or `worse` where test and interval both exclude zero, otherwise `undecided`; no word
+    of fewer than FEWEST pairs, where a test rejects more often than its level says."""
+    if difference.n < FEWEST:
+        return ""
     if not p_corrected < LEVEL or difference.low <= 0.0 <= difference.high:
         return "undecided"
     return "better" if difference.mean > 0 else "worse"

@@ -21,7 +21,6 @@ from craft.storage import atomically, write_text
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)), ":")
-FIRST = ("CRAFT", "LoRA", "PiSSA", "LoTR", "LoRA-XS", "VeRA", "Adpt-P")  # no two of one colour
 SETTINGS = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 8,
@@ -89,14 +88,18 @@ def canvas(width: float, height: float) -> Figure:
 
 @dataclass(frozen=True)
 class Looks:
-    """Colour, marker and dash of each method, the same in every figure of a report; a variant keeps
-    the colour."""
+    """Colour, marker and dash of each method by its place, the same in every figure of a report; no
+    two of the first seven share a colour, a variant keeps it, the very first is drawn heavy."""
 
     names: Sequence[str]
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> "Looks":
-        return cls([*FIRST, *sorted(set(names) - set(FIRST))])
+    def of(cls, first: Sequence[str], others: Iterable[str] = ()) -> "Looks":
+        return cls([*first, *sorted(set(others) - set(first))])
+
+    @property
+    def reference(self) -> str:
+        return self.names[0]
 
     def point(self, name: str, variant: int = 0) -> dict[str, Any]:
         n = self.names.index(name)

@@ -1,4 +1,4 @@
-"""From saved predictions: intervals of all cells, and CRAFT compared with every other method."""
+"""From saved predictions: intervals of all cells, and one method compared with every other."""
 
 # pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
 # pyright: reportCallIssue=false
@@ -17,6 +17,13 @@ from craft.report.render import MISSING, Table, signed
 from craft.report.scores import CELL, NAMES, Row
 from craft.report.settings import PAIR
 from craft.report.statistics import Difference, bootstrap_scores, interval, paired_difference
+from craft.report.statistics import (
+    FEWEST,
+    Difference,
+    bootstrap_scores,
+    interval,
+    paired_difference,
+)
 
 
 class Resampled:
@@ -58,22 +65,24 @@ class Resampled:
 
 
 def intervals(runs: pd.DataFrame, resampled: Resampled) -> pd.DataFrame:
-    """`low` and `high` of every cell's median; NaN where a run of it has no predictions."""
+    """`low` and `high` of every cell's mean; NaN of fewer than FEWEST runs, and where one of them
+    has no predictions."""
     found = []
     for key, group in runs.groupby(CELL, sort=False):
         low = high = float("nan")
-        if all(run in resampled.scores for run in group.index):
+        if len(group) >= FEWEST and all(run in resampled.scores for run in group.index):
             low, high = interval(np.stack([resampled.scores[run] for run in group.index], axis=1))
         found.append(dict(zip(CELL, key, strict=True)) | {"low": low, "high": high})
     return pd.DataFrame(found, columns=[*CELL, "low", "high"])
 
 
 def comparisons(
-    runs: pd.DataFrame, resampled: Resampled, suite: str, model: str, reference: str = "CRAFT"
+    runs: pd.DataFrame, resampled: Resampled, suite: str, model: str, reference: str
 ) -> pd.DataFrame:
     """The reference's first row less every other, task by task, over the seeds that both have.
 
-    Holm's correction is over all comparisons of this suite and model that could be tested."""
+    Fewer than FEWEST pairs have a mean difference and nothing that says how sure it is. Holm's
+    correction is over all comparisons of this suite and model that could be tested."""
     runs = runs[(runs["suite"] == suite) & (runs["model"] == model)]
     chosen = runs[runs["method"] == reference]
     if chosen.empty:
@@ -97,22 +106,21 @@ def comparisons(
             | {"against": method, "against_settings": settings}
         )
         tested.append(pair)
-    p = statistics.holm(np.array([d.p for d in tested if d is not None and d.n > 1]))
+    p = statistics.holm(np.array([d.p for d in tested if d is not None and d.n >= FEWEST]))
     corrected = iter(p)
     rows = []
     for facts, difference in zip(found, tested, strict=True):
         if difference is None:
-            rows.append(facts | {"n": 0, "verdict": "undecided"})
+            rows.append(facts | {"n": 0, "verdict": ""})
             continue
-        p_holm = float(next(corrected)) if difference.n > 1 else float("nan")
-        rows.append(
-            facts
-            | {"n": difference.n, "difference": 100 * difference.mean}
-            | {"low": 100 * difference.low, "high": 100 * difference.high}
-            | {"p": difference.p, "p_holm": p_holm, "p_permutation": difference.p_permutation}
-            | {"detectable": 100 * difference.smallest_detectable(max(len(p), 1))}
-            | {"verdict": statistics.verdict(difference, p_holm)}
-        )
+        row = facts | {"n": difference.n, "difference": 100 * difference.mean, "verdict": ""}
+        if difference.n >= FEWEST:
+            p_holm = float(next(corrected))
+            row |= {"low": 100 * difference.low, "high": 100 * difference.high}
+            row |= {"p": difference.p, "p_holm": p_holm, "p_permutation": difference.p_permutation}
+            row |= {"detectable": 100 * difference.smallest_detectable(len(p))}
+            row |= {"verdict": statistics.verdict(difference, p_holm)}
+        rows.append(row)
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
@@ -148,7 +156,8 @@ def _paired(mine: pd.DataFrame, theirs: pd.DataFrame, resampled: Resampled) -> D
 
 
 def comparison_table(found: pd.DataFrame, suite: str, model: str) -> Table:
-    """CRAFT against the others, one line per task."""
+    """The reference of a comparison against the others, one line per task."""
+    reference = found["method"].iloc[0]
 
     def p_value(value: float) -> str:
         return MISSING if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
@@ -156,23 +165,32 @@ def comparison_table(found: pd.DataFrame, suite: str, model: str) -> Table:
     body = []
     for _, c in found.iterrows():
         other = Row(c["against"], c["against_settings"], c["start_from"], {}).name
-        span = f"{signed(c['low'])} to {signed(c['high'])}" if c["n"] else MISSING
+        span = MISSING if pd.isna(c["low"]) else f"{signed(c['low'])} to {signed(c['high'])}"
         detectable = f"{c['detectable']:.1f}" if np.isfinite(c["detectable"]) else MISSING
         body.append(
             [other, NAMES[c["task"]], str(c["n"]), signed(c["difference"]), span]
             + [p_value(c["p"]), p_value(c["p_holm"]), p_value(c["p_permutation"])]
-            + [detectable, c["verdict"]]
+            + [detectable, c["verdict"] or MISSING]
         )
-    header = ["CRAFT against", "task", "seeds", "difference", "95 % interval", "p", "p (Holm)"]
-    header += ["p (permutation)", "detectable", "CRAFT is"]
+    header = [
+        f"{reference} against",
+        "task",
+        "seeds",
+        "difference",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+    ]
+    header += ["p (permutation)", "detectable", f"{reference} is"]
     return Table(
         name=f"comparison_{suite}_{model}",
-        title=f"{TITLES[suite]}, {model}: CRAFT less each method, in points, at the best epoch",
+        title=f"{TITLES[suite]}, {model}: {reference} less each method, in points, at the best "
+        "epoch",
         header=header,
         rows=body,
         data=found,
         notes=[
-            *[f"CRAFT: {settings}" for settings in found["settings"].drop_duplicates() if settings],
+            *[f"{reference}: {settings}" for settings in found["settings"].unique() if settings],
             "difference: mean over the seeds that both have, on the same dev examples; interval "
             "by paired bootstrap "
             "over seeds and examples together",
@@ -183,8 +201,8 @@ def comparison_table(found: pd.DataFrame, suite: str, model: str) -> Table:
             "to the power 1 - seeds",
             "detectable: the smallest true difference that these seeds and examples would have "
             "shown in 80 % of "
-            "cases, at the strictest level of the correction; - with one seed, or where no "
-            "prediction differed",
+            "cases, at the strictest level of the correction; - where no prediction differed",
+            "-: fewer than five pairs show neither an interval nor a verdict",
             "seeds: those that both have, with predictions on the same dev examples; 0: there is "
             "nothing to compare",
             "undecided: this many seeds and examples cannot tell; it does not mean that the two "

@@ -120,10 +120,12 @@ def make_run(
     search=None,
     fold=None,
     verified="digest",
+    constant_at_last=False,
 ):
     """Write one run below folder/ and return its record; `best` replaces the headline's value,
     `search` makes it one of a search and says what that is scored on, `fold` is (number, count,
-    permutation)."""
+    permutation), `constant_at_last` has the last epoch predict one class. The record is one of
+    before `collapsed_last`."""
     config = config_of(task, method, model, source, seed, start_from, peft or {}, train or {})
     config |= {"search": True, "selection": search} if search else {}
     chosen = dict(zip(("number", "count", "permutation"), fold or (None, 5, 0), strict=True))
@@ -148,6 +150,8 @@ def make_run(
     known = len(task) + 7
     tensors = predictions_of(facts, quality, seed, n, [known, *fold] if fold else known)
     score, collapsed = scores_of(facts, tensors)
+    if constant_at_last:
+        tensors |= {k: torch.ones_like(v) for k, v in tensors.items() if k.startswith("last.")}
     if best is not None:
         score[facts["headline"]] = best
     last = {m: v - last_drop for m, v in score.items()}

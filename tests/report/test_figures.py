@@ -16,10 +16,12 @@ from craft.report import diagrams, figures, weights
 from craft.report.load import load
 from craft.report.published import read
 from craft.report.scores import cells
-from craft.report.style import FIRST, Looks
+from craft.report.settings import ordered
+from craft.report.style import Looks
 
 PUBLISHED = CONFIGS.parent / "results" / "published"
-LOOKS = Looks.of(["Head only", "FT", "BitFit", "Adpt-D", "Adpt-H"])
+FIRST = ordered(CONFIGS)
+LOOKS = Looks.of(FIRST, ["Head only", "FT", "BitFit", "Adpt-D", "Adpt-H"])
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_pareto_takes_only_rows_with_every_task(drawn):
     assert set(figure.data["row"]) == {"CRAFT", "LoRA", "Head only"}
     said = " ".join(figure.figure.axes[0].get_title().split())
     assert said.startswith("not shown, without a record of every task: CRAFT (ranks=(12, 64, 64));")
-    assert "(medians over 2 seeds)" in figure.figure.axes[0].get_ylabel()
+    assert "(means over 2 seeds)" in figure.figure.axes[0].get_ylabel()
 
 
 def test_ranks_are_in_the_order_of_their_size(drawn):

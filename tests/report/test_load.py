@@ -9,7 +9,16 @@ from made_records import CONFIGS, make_folder, make_run
 from craft import record
 from craft.report.encoders import encoder_table
 from craft.report.load import load
-from craft.report.scores import cell_text, cells, rows, score_table
+from craft.report.scores import (
+    cell_text,
+    cells,
+    detail_table,
+    mark_notes,
+    marks,
+    rows,
+    score_table,
+)
+from craft.report.sureness import Resampled, intervals
 
 
 @pytest.fixture(scope="module")
@@ -192,14 +201,42 @@ def test_cells_are_own_arithmetic(tmp_path):
     found = cells(load([tmp_path], CONFIGS).runs).set_index("task")
     rte = found.loc["rte"]
     assert rte["n"] == 4 and rte["seeds"] == "0 1 2 3"
-    assert rte["median"] == pytest.approx(0.65) and rte["mean"] == pytest.approx(0.675)
+    assert rte["mean"] == pytest.approx(0.675) and "median" not in found
     assert rte["sd"] == pytest.approx((((0.175**2) + 0.025**2 + 0.225**2 + 0.075**2) / 3) ** 0.5)
-    assert rte["last_median"] == pytest.approx(0.55) and rte["last_mean"] == pytest.approx(0.575)
-    assert found.loc["cola", "collapsed"] == 1 and found.loc["cola", "median"] == 0.0
+    assert rte["last_mean"] == pytest.approx(0.575) and rte["last_sd"] == pytest.approx(rte["sd"])
+    assert found.loc["cola", "collapsed"] == 1 and found.loc["cola", "mean"] == 0.0
     assert pd.isna(found.loc["cola", "sd"])
-    assert cell_text(rte) == "65.0 ± 17.1 / 55.0 (4)"
-    assert cell_text(found.loc["cola"]) == "0.0 / -1.0 (1; c1)"
+    assert cell_text(rte) == "67.5 ± 17.1 / 57.5 ± 17.1 (4)"
+    assert cell_text(found.loc["cola"]) == "0.0 / -1.0 (1; c1; e1)"
     assert cell_text(None) == "-"
+
+
+def test_a_run_that_collapses_after_its_best_epoch_is_marked(tmp_path):
+    """From the record where it says so, else from the predictions; unknown without either."""
+    first = make_run(tmp_path, "rte", seed=0, constant_at_last=True)
+    make_run(tmp_path, "rte", seed=1)
+    bare = make_run(tmp_path, "rte", seed=2, constant_at_last=True)
+    said = make_run(tmp_path, "rte", seed=3)
+    for made in (bare, said):
+        (tmp_path / made["provenance"]["name"] / "predictions.safetensors").unlink()
+    said["result"]["score"]["collapsed_last"] = True
+    said["result_sha256"] = record.digest(said["result"])
+    record.write(tmp_path / said["provenance"]["name"] / "record.json", said)
+    runs = load([tmp_path], CONFIGS).runs
+    assert list(runs["collapsed"]) == [False] * 4
+    assert list(runs["collapsed_last"])[:2] == [True, False]
+    assert pd.isna(runs["collapsed_last"].iloc[2]) and runs["collapsed_last"].iloc[3]
+    assert first["id"] == runs.index[0]
+    found = cells(runs)
+    assert marks(found.iloc[0]) == "4; e2"
+    assert [n for n in mark_notes(found) if n.startswith("e1")] and not [
+        n for n in mark_notes(found) if n.startswith("c1")
+    ]
+    detail = detail_table(
+        found, "mini", "roberta_mini", intervals(runs, Resampled(load([], CONFIGS)))
+    )
+    line = dict(zip(detail.header, detail.rows[0], strict=True))
+    assert line["collapsed"] == "0 of 4" and line["at the last"] == "2 of 3"
 
 
 def test_average_needs_every_task_of_the_table(tmp_path):
