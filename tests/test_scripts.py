@@ -312,6 +312,22 @@ def test_second_interrupt_stops_at_once(bench, train, monkeypatch):
 # --- sweeps
 
 
+def test_refusal_after_the_first_step_is_a_failed_run_and_one_line(
+    bench, train, capsys, monkeypatch
+):
+    def late(model, loop):
+        raise InputError("a word too late")
+
+    monkeypatch.setattr(craft.computation, "fit", late)
+    assert train(*bench.overrides()) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: a word too late"
+    assert train("-m", *bench.overrides()) == 2
+    last = r"not ok: 1 of 1 runs: rte-craft-local-s0-\w+ \(failed\)"
+    assert re.fullmatch(last, capsys.readouterr().err.splitlines()[-1])
+    made = json.loads((bench.folder() / "record.json").read_text())
+    assert (made["status"], made["error"]) == ("failed", "InputError: a word too late")
+
+
 def test_sweep_finishes_the_rest_when_one_job_is_refused(bench, train, capsys):
     code = train("-m", *bench.overrides(f"{RANKS}=[0,8,8],[2,8,8]", "seed=0,1"))
     captured = capsys.readouterr()
