@@ -185,6 +185,20 @@ def test_a_field_of_the_wrong_kind_is_refused(method, override, message, bench, 
     assert_refused(bench, train(*line), capsys.readouterr(), message)
 
 
+def test_a_warning_is_one_line_that_names_no_code(bench, train):
+    done = process(
+        *bench.overrides("method.peft.ranks=[2,40,8]", "train.max_steps=1"),
+        cwd=bench.outputs.parent,
+    )
+    _, err = done.communicate(timeout=300)
+    assert done.returncode == 0, err
+    (line,) = [line for line in err.splitlines() if "exceed" in line]
+    wanted = (
+        "warning: ranks (2, 40, 8) exceed the shape (2, 32, 32) of query, value; using (2, 32, 8)"
+    )
+    assert line == wanted and "warnings.warn" not in err
+
+
 def test_target_that_matches_nothing_is_refused_for_lora_too(bench, train, capsys):
     line = bench.overrides("+method.peft.target_modules=[nope]", method="lora")
     assert_refused(
