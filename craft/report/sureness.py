@@ -16,7 +16,6 @@ from craft.report.predictions import Dev, read_predictions
 from craft.report.render import MISSING, Table, signed
 from craft.report.scores import CELL, NAMES, Row
 from craft.report.settings import PAIR
-from craft.report.statistics import Difference, bootstrap_scores, interval, paired_difference
 from craft.report.statistics import (
     FEWEST,
     Difference,

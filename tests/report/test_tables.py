@@ -554,8 +554,7 @@ def test_row_that_stands_beside_no_published_one_says_why(tmp_path, table2):
         make_run(tmp_path, method=method, model="roberta_base", source="local", adapter=adapter)
     records = load([tmp_path], CONFIGS)
     found = cells(records.runs)
-    sure = intervals(records.runs, Resampled(records))
-    notes = reproduction_table(table2, found, sure, "roberta_base").notes
+    notes = reproduction_table(table2, found, "roberta_base").notes
     said = [note for note in notes if note.startswith("not in this table")]
     assert said == [
         "not in this table: Head only: no published row of Head only",
