@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMIT = re.compile(r"made from commit `([0-9a-f]{40})`")
@@ -43,7 +44,7 @@ def _run(*command: str) -> None:
         _refuse(f"{' '.join(command[:4])} ... ended with code {code}")
 
 
-def _refuse(reason: str) -> None:
+def _refuse(reason: str) -> NoReturn:
     print(f"error: {reason}", file=sys.stderr)
     sys.exit(2)
 

@@ -37,7 +37,7 @@ class SandwichModel(SharedTensors, BaseTuner):
 
     uses_shared_state = True
     tuner_layer_cls = SandwichLayer
-    target_module_mapping = TARGET_MODULES
+    target_module_mapping = TARGET_MODULES  # type: ignore[assignment]
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         # before peft's own set-up, which injects the first adapter
