@@ -128,7 +128,7 @@ def test_runs_of_all_methods_and_seeds_have_the_same_folds(bench):
 
 def test_fold_is_part_of_the_identity_and_its_absence_is_not(bench):
     def kept(*more):
-        return record.identity(bench.config(*more), "", "")
+        return record.identity(bench.config(*more), "", "", "")
 
     assert not [key for key in kept() if key.startswith("fold") or key == "selection"]
     ours = {k: v for k, v in kept(*FOLD).items() if k.startswith("fold") or k == "selection"}
