@@ -81,6 +81,7 @@ class Shifted:
 
     def __init__(self, tokenizer):
         self.tokenizer, self.pad_token_id = tokenizer, tokenizer.pad_token_id
+        self.num_special_tokens_to_add = tokenizer.num_special_tokens_to_add
 
     def __call__(self, *texts, **options):
         encoded = self.tokenizer(*texts, **options)

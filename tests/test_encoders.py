@@ -2,6 +2,7 @@
 
 import functools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,14 +63,41 @@ def encoder(kind, **changes):
 
 
 def padded(model, seed=0):
-    """A batch of the bench's own, of sequences of 3 to 9 tokens."""
+    (batch,) = given(model, models.layout_of(model, 1, "padded", "cpu"), seed)
+    return batch
+
+
+def given(model, layout, seed=0):
+    """The bench's own batches of four sequences of 3 to 9 tokens."""
     random = np.random.default_rng(seed)
     lengths = np.array([3, 9, 5, 7])
     ids = random.integers(3, VOCABULARY, lengths.sum()).astype(np.int32)
     tokens = Tokens(ids, None, np.cumsum([0, *lengths]), np.array([0, 1, 1, 0]), 0)
-    position, device = models.first_position(model), torch.device("cpu")
-    (batch,) = batches(tokens, np.arange(4), 4, False, device, position, pad=1)
-    return batch
+    return [*batches(tokens, np.arange(4), 4, layout, torch.device("cpu"))]
+
+
+@every_kind
+def test_grouped_parts_have_the_gradient_of_the_padded_batch(kind):
+    layout, found = models.layout_of(encoder(kind), 1, "grouped", "cpu"), []
+    for how in (replace(layout, price=1.0), replace(layout, batching="padded")):
+        model, generator = (
+            models.attach(encoder(kind), method_of("lora"), seed=1),
+            torch.Generator(),
+        )
+        with torch.no_grad():
+            for parameter in models.trained(model)[0].values():
+                parameter.normal_(std=0.1, generator=generator)
+        parts, logits = given(model, how), []
+        for part in parts:
+            logits.append(model(**part.inputs).logits)
+            F.cross_entropy(logits[-1], part.labels, reduction="sum").backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+        found.append((len(parts), torch.cat(logits), gradients))
+    (cut, ours, theirs), (whole, expected, gradients) = found
+    assert cut > whole == 1
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(theirs[name], gradient, atol=1e-5, rtol=1e-3)
 
 
 def counts(n, d_out):
@@ -270,8 +298,9 @@ def test_ranks_that_are_clipped_are_said_in_one_line():
 def test_a_head_that_the_folder_holds_is_drawn_anew_as_its_class_draws_it(kind, tmp_path):
     held = encoder(kind)
     held.save_pretrained(tmp_path)
+    folder = {"path": str(tmp_path), "repository": None, "revision": None}
     drawn, loaded = (
-        models.build(models.Backbone(tmp_path, "", random=random), task_of("rte"), head_seed=3)
+        models.build(models.locate(folder | {"random": random}), task_of("rte"), head_seed=3)
         for random in (True, False)
     )
     for name in models.heads(held):

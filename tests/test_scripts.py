@@ -105,7 +105,7 @@ REFUSED = {
     "fp16 on a CPU": (["train.precision=fp16"], "needs a CUDA device; on a CPU take bf16 or fp32"),
     "unknown precision": (["train.precision=fp8"], "'fp8' is not one of fp32, bf16, fp16"),
     "unknown device": (["train.device=tpu"], "device 'tpu' is not one of auto, cpu, cuda"),
-    "unknown batching": (["train.batching=x"], "batching 'x' is not one of packed, padded"),
+    "unknown batching": (["train.batching=x"], "batching .x. is not one of packed, grouped, padded"),
     "batch of nothing": (["train.batch_size=0"], "train.batch_size must be a whole .* not 0$"),
     "broken batch": (["train.batch_size=1.5"], "train.batch_size must be a whole .* not 1.5"),
     "uneven accumulation": (["train.accumulate=3"], "train.batch_size 8 is not a multiple of .* 3"),
@@ -120,7 +120,7 @@ REFUSED = {
     "nothing to evaluate": (["mode=evaluate"], "mode=evaluate needs adapter=FOLDER"),
     "no learning rate": (["~train.lr"], r"train: keys \['lr'\] are unknown or missing"),
     "too long for the model": (
-        ["train.max_length=65"], "train.max_length 65 exceeds the 64 positions of local",
+        ["train.max_length=65"], "train.max_length 65 exceeds the 64 positions of roberta",
     ),
     "a folder that is not there": (["data.dir=nowhere"], "data.dir: nowhere is not a folder"),
     "an empty folder": (["data.dir=."], "rte: split train is not in .; it would be RTE/train.tsv"),
@@ -234,7 +234,7 @@ def test_broken_file_is_named_with_its_line(fault, bench, train, capsys, tmp_pat
 
 MODELS = {
     "without weights": ("model.safetensors", None, r"holds no weights \(model.safetensors\)"),
-    "with cut weights": ("model.safetensors", 1000, r"folder: "),
+    "with cut weights": ("model.safetensors", 1000, r"folder/model.safetensors: "),
     "without a tokenizer": ("tokenizer.json", None, "folder holds no tokenizer"),
     "with a cut tokenizer": ("tokenizer.json", 1000, "folder: the tokenizer: "),
     "of no known kind": ("config.json", 2, "folder: "),
@@ -336,7 +336,7 @@ def test_refusal_after_the_first_step_is_a_failed_run_and_one_line(
     assert train(*bench.overrides()) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: a word too late"
     assert train("-m", *bench.overrides()) == 2
-    last = r"not ok: 1 of 1 runs: rte-craft-local-s0-\w+ \(failed\)"
+    last = r"not ok: 1 of 1 runs: rte-craft-roberta\d+-s0-\w+ \(failed\)"
     assert re.fullmatch(last, capsys.readouterr().err.splitlines()[-1])
     made = json.loads((bench.folder() / "record.json").read_text())
     assert (made["status"], made["error"]) == ("failed", "InputError: a word too late")
@@ -422,8 +422,8 @@ def test_full_disk_in_a_sweep_is_a_line_and_the_rest_is_finished(
     assert train("-m", *bench.overrides("seed=0,1")) == 1
     err = capsys.readouterr().err
     assert "Traceback" not in err
-    assert [line for line in err.splitlines() if line.startswith("error: rte-craft-local-s0-")]
-    assert err.splitlines()[-1].startswith("not ok: 1 of 2 runs: rte-craft-local-s0-")
+    assert [line for line in err.splitlines() if line.startswith("error: rte-craft-roberta")]
+    assert err.splitlines()[-1].startswith("not ok: 1 of 2 runs: rte-craft-roberta")
     assert sorted(made["status"] for made in records(bench)) == ["failed", "ok"]
 
 

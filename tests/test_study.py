@@ -156,7 +156,7 @@ def test_plan_that_names_what_is_not_there_is_refused(tmp_path):
     plain["blocks"]["A"]["arms"].append("lorra")
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(plain))
-    with pytest.raises(InputError, match="'lorra' is not one of head, craft"):
+    with pytest.raises(InputError, match="arm of stage A1 'lorra' is not one of .*craft, head"):
         Plan.read(path)
 
 

@@ -251,7 +251,8 @@ def test_folds_are_paired_with_their_like(tmp_path):
             if number:
                 make_run(tmp_path, method="lora", fold=fold, quality=0.6)
     records = load([tmp_path], CONFIGS)
-    (found,) = comparisons(records.runs, Resampled(records), "mini", "roberta_mini").to_dict(
+    sampled = Resampled(records)
+    (found,) = comparisons(records.runs, sampled, "mini", "roberta_mini", "CRAFT").to_dict(
         "records"
     )
     assert found["n"] == 4
