@@ -1,5 +1,5 @@
-"""Where GLUE comes from: the hub, a local folder, or the generator of mini-GLUE. All three give the
-same splits."""
+"""Where GLUE comes from: the hub, a local folder, or mini-GLUE's tables. All three give the same
+splits."""
 
 import codecs
 import hashlib
@@ -15,6 +15,8 @@ import numpy as np
 
 from craft.errors import InputError, first_line
 from craft.glue.tasks import Split, Task
+
+MINI = Path(__file__).parent / "mini"  # made by scripts/mini_glue.py, frozen
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def load(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> GlueDa
 
     The digest covers texts and labels as they come out here, so the same content has the same
     digest whichever way it came. InputError where something is missing or malformed."""
-    readers = {"hub": _from_hub, "local": _from_folder, "mini": _from_generator}
+    readers = {"hub": _from_hub, "local": _from_folder, "mini": _from_tables}
     if source["source"] not in readers:
         raise InputError(f"data source {source['source']!r} is not one of {', '.join(readers)}")
     loaded, skipped = readers[source["source"]](task, source, splits)
@@ -86,14 +88,8 @@ def _from_hub(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> L
     return loaded, {}
 
 
-def _from_generator(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:
-    from craft.glue import mini
-
-    try:
-        made = mini.load(task.name, source["seed"])
-    except ValueError as error:
-        raise InputError(f"mini-GLUE: {error}") from error
-    return {s: _from_columns(task, s, made[s], f"mini/{task.name}/{s}") for s in splits}, {}
+def _from_tables(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:
+    return _from_folder(task, {"dir": MINI}, splits)
 
 
 def _from_folder(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from craft.glue.english.dice import Dice
-from craft.glue.english.inflection import sentence
-from craft.glue.english.lexicon import CITIES, MEN, SURNAMES, WOMEN
-from craft.glue.english.templates import lines
+from english.dice import Dice
+from english.inflection import sentence
+from english.lexicon import CITIES, MEN, SURNAMES, WOMEN
+from english.templates import lines
 
 # Each paragraph is a kind of entity; each line one of its facts: the kind of value, two questions
 # and two statements.

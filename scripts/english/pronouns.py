@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from craft.glue.english.dice import Dice
-from craft.glue.english.inflection import sentence
-from craft.glue.english.lexicon import MEN, WOMEN
-from craft.glue.english.templates import lines
+from english.dice import Dice
+from english.inflection import sentence
+from english.lexicon import MEN, WOMEN
+from english.templates import lines
 
 # A start with the candidates {a} and {b} and the pronoun {p}, endings that are true of a, endings
 # that are true of b, and for things also the pairs that a and b can be.

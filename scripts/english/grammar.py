@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from craft.glue.english import lexicon
-from craft.glue.english.dice import Dice
-from craft.glue.english.inflection import article, inflect, plural
-from craft.glue.english.lexicon import Names, Noun, Scene, Verb
+from english import lexicon
+from english.dice import Dice
+from english.inflection import article, inflect, plural
+from english.lexicon import Names, Noun, Scene, Verb
 
 
 def join(*parts: str) -> str:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from craft.glue.english import quantities
-from craft.glue.english.dice import Dice
-from craft.glue.english.grammar import Event, active, event, passive, places, predicate
-from craft.glue.english.inflection import inflect, sentence
-from craft.glue.english.lexicon import ACTIVITIES, MATCHED, TIMES, scene_of
-from craft.glue.english.quantities import CONTRADICTED, ENTAILED, OPEN, Pair, Scenes
+from english import quantities
+from english.dice import Dice
+from english.grammar import Event, active, event, passive, places, predicate
+from english.inflection import inflect, sentence
+from english.lexicon import ACTIVITIES, MATCHED, TIMES, scene_of
+from english.quantities import CONTRADICTED, ENTAILED, OPEN, Pair, Scenes
 
 # What a main verb says about the rest: it happened (+), it did not (-), or nothing (?).
 IMPLICATIVES = {

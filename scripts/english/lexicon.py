@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
-from craft.glue.english import words
+from english import words
 
 Names = tuple[str, ...]  # a word or phrase and its synonyms, the usual one first
 

@@ -1,24 +1,30 @@
-"""Mini-GLUE: the nine tasks in GLUE's columns and splits, from a seeded generator of English.
+"""Make mini-GLUE: the nine tasks in GLUE's columns and splits, from a seeded generator of English.
 
-Synthetic, not GLUE: it lets the whole bench run anywhere, offline, in minutes (docs/mini_glue.md).
-The sentences come from `craft.glue.english`; this module draws the labels, keeps the splits apart
-and lays out the columns.
-"""
+python scripts/mini_glue.py [out=craft/glue/mini] [seed=0]
 
+Synthetic, not GLUE (docs/mini_glue.md). The sentences come from `english`; this module draws the
+labels, keeps the splits apart and lays out the columns. The tables of seed 0 are frozen in
+craft/glue/mini, where the bench reads them; this is what made them."""
+
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from craft.glue.english.acceptability import cola
-from craft.glue.english.answers import qnli
-from craft.glue.english.dice import Dice
-from craft.glue.english.entailment import mnli
-from craft.glue.english.lexicon import MATCHED, MISMATCHED
-from craft.glue.english.paraphrase import mrpc, stsb
-from craft.glue.english.passages import rte
-from craft.glue.english.pronouns import wnli
-from craft.glue.english.questions import qqp
-from craft.glue.english.sentiment import sst2
+from english.acceptability import cola
+from english.answers import qnli
+from english.dice import Dice
+from english.entailment import mnli
+from english.lexicon import MATCHED, MISMATCHED
+from english.paraphrase import mrpc, stsb
+from english.passages import rte
+from english.pronouns import wnli
+from english.questions import qqp
+from english.sentiment import sst2
+from entry import options, start
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -96,3 +102,31 @@ def example(dice: Dice, made: Task, label: int, options: dict) -> tuple[tuple[st
     drawn = made.generate(dice, label, **options)
     texts, score = drawn[: len(made.columns)], (*drawn, label)[len(made.columns)]
     return (texts, score) if len(set(texts)) == len(texts) else example(dice, made, label, options)
+
+
+def write(folder: Path, seed: int) -> None:
+    """<folder>/<task>/<split>.parquet of all tasks, the layout that data=local reads."""
+    import pyarrow
+    from pyarrow import parquet
+
+    from craft.storage import atomically
+
+    for task in TASKS:
+        for split, columns in load(task, seed).items():
+            table = pyarrow.table(columns)
+            with atomically(folder / task / f"{split}.parquet") as temporary:
+                parquet.write_table(table, temporary, compression="zstd", compression_level=19)
+
+
+def main() -> None:
+    from craft.errors import InputError
+
+    given = options(sys.argv[1:], out=str(ROOT / "craft" / "glue" / "mini"), seed="0")
+    if not str(given["seed"]).isdecimal():
+        raise InputError(f"seed must be a whole number, not {given['seed']!r}")
+    write(Path(str(given["out"])), int(str(given["seed"])))
+    print(f"{len(TASKS)} tasks in {given['out']}")
+
+
+if __name__ == "__main__":
+    start(main)

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from craft.glue.english.dice import Dice
-from craft.glue.english.entailment import circumstances, implicatives, reports, roles
-from craft.glue.english.grammar import active, event, passive, predicate, verb
-from craft.glue.english.inflection import article, sentence
-from craft.glue.english.lexicon import CITIES, EVERYWHERE, MEN, SURNAMES, TIMES, WOMEN
-from craft.glue.english.paraphrase import changed, denied, other_agent, other_time
-from craft.glue.english.quantities import CONTRADICTED, ENTAILED, OPEN, Pair, comparisons, states
-from craft.glue.english.questions import TOPICS
+from english.dice import Dice
+from english.entailment import circumstances, implicatives, reports, roles
+from english.grammar import active, event, passive, predicate, verb
+from english.inflection import article, sentence
+from english.lexicon import CITIES, EVERYWHERE, MEN, SURNAMES, TIMES, WOMEN
+from english.paraphrase import changed, denied, other_agent, other_time
+from english.quantities import CONTRADICTED, ENTAILED, OPEN, Pair, comparisons, states
+from english.questions import TOPICS
 
 GOODS = [
     noun

@@ -3,9 +3,9 @@
 Words have a polarity; negation, contrast and comparison overrule it.
 """
 
-from craft.glue.english.dice import Dice
-from craft.glue.english.inflection import sentence
-from craft.glue.english.templates import fill, marked
+from english.dice import Dice
+from english.inflection import sentence
+from english.templates import fill, marked
 
 # Index 0 holds negative words, 1 positive ones; the common ones come first.
 ADJECTIVES = (

@@ -4,12 +4,12 @@ Each paragraph is a phenomenon, with templates of acceptable (+) and unacceptabl
 the same words.
 """
 
-from craft.glue.english import lexicon
-from craft.glue.english.dice import Dice
-from craft.glue.english.grammar import phrase
-from craft.glue.english.inflection import inflect, plural, sentence
-from craft.glue.english.lexicon import Noun
-from craft.glue.english.templates import fill, marked
+from english import lexicon
+from english.dice import Dice
+from english.grammar import phrase
+from english.inflection import inflect, plural, sentence
+from english.lexicon import Noun
+from english.templates import fill, marked
 
 # Slots: {person} and {other} of one scene, {people} and {others} their plurals, {near} either form
 # of the other, {agent} the person with an adjective, {thing} and {things} (never an animal), {Q} an

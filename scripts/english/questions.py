@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from craft.glue.english.dice import Dice
-from craft.glue.english.lexicon import CITIES, Names, names, slots
-from craft.glue.english.templates import fill, lines
+from english.dice import Dice
+from english.lexicon import CITIES, Names, names, slots
+from english.templates import fill, lines
 
 TOPICS_TABLE = """
 way: at home = in my own home, as a beginner = with no experience, on my own = without any help,

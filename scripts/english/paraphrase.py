@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from craft.glue.english import lexicon
-from craft.glue.english.dice import Dice
-from craft.glue.english.grammar import NP, Event, active, event, fronted, passive, places
-from craft.glue.english.inflection import sentence
-from craft.glue.english.lexicon import TIMES, scene_of
+from english import lexicon
+from english.dice import Dice
+from english.grammar import NP, Event, active, event, fronted, passive, places
+from english.inflection import sentence
+from english.lexicon import TIMES, scene_of
 
 Change = Callable[[Dice, Event], Event | None]  # None where the event lacks what would change
 

@@ -6,10 +6,10 @@ them, though, as in GLUE, more often in what is contradicted.
 
 from dataclasses import replace
 
-from craft.glue.english.dice import Dice
-from craft.glue.english.grammar import NP, active, event, predicate
-from craft.glue.english.inflection import plural
-from craft.glue.english.lexicon import NUMBERS, QUALITIES, STATES, Noun, Scene, scene_of
+from english.dice import Dice
+from english.grammar import NP, active, event, predicate
+from english.inflection import plural
+from english.lexicon import NUMBERS, QUALITIES, STATES, Noun, Scene, scene_of
 
 ENTAILED, OPEN, CONTRADICTED = 0, 1, 2
 Pair = tuple[str, str]

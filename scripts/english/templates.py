@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable
 
-from craft.glue.english.dice import Dice
-from craft.glue.english.inflection import with_articles
+from english.dice import Dice
+from english.inflection import with_articles
 
 
 def fill(dice: Dice, template: str, draw: Callable[[str], str]) -> str:
