@@ -22,8 +22,8 @@ from mini_glue import TASKS, load, main  # noqa: E402
 
 sys.path.remove(str(ROOT / "scripts"))
 
-# sha256 of json.dumps of all nine frozen tasks (`digest` below): with another one, every record of the
-# mini suite is of other data.
+# sha256 of json.dumps of all nine frozen tasks (`digest` below): with another one, every record of
+# the mini suite is of other data.
 DIGEST = "fe17bea221cb4b90f7d47c06df04d35711edc8b1039167069af9ba6c65629e20"
 PAGE = ROOT / "docs" / "mini_glue.md"
 
