@@ -2,15 +2,16 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import transformers
-from peft import PeftConfig
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from craft.errors import InputError
 from craft.tuners.backbone import FORMAT
+from craft.tuners.tuner import TunerConfig
 
 # Query and value by model type, where peft has no default of its own.
 TARGET_MODULES: dict[str, list[str]] = {
@@ -23,7 +24,7 @@ TARGET_MODULES: dict[str, list[str]] = {
 
 
 @dataclass
-class SandwichConfig(PeftConfig):
+class SandwichConfig(TunerConfig):
     """What every sandwich tuner can be told; see the subclass for its own fields."""
 
     target_modules: list[str] | str | None = field(
@@ -50,13 +51,17 @@ class SandwichConfig(PeftConfig):
     backbone: dict[str, str] | None = field(
         default=None,
         metadata={
-            "help": "Shape and digest of each group's weights, filled in on attaching; on loading, "
+            "help": "Shape and digest of each group's weights, filled in on saving; on loading, "
             "the base model is held against them."
         },
     )
     format_version: int = field(
         default=FORMAT, metadata={"help": "Version of the adapter file's layout."}
     )
+
+    def to_dict(self) -> dict[str, Any]:
+        """With what attaching found out, which is no setting of the caller's."""
+        return super().to_dict() | getattr(self, "found", {})
 
     def __post_init__(self) -> None:
         super().__post_init__()
