@@ -9,6 +9,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 COMPAT_STAMP := $(COMPAT)/.stamp
 
+# peft's own tests, as its source distribution has them, at the version of the lock.
+PEFT := $(shell sed -n 's/^peft==//p' requirements.lock)
+PEFT_TESTS := .peft-tests/$(PEFT)
+
 # No test touches a network, and idle OpenMP threads sleep instead of taking a core from the next process.
 TEST_ENV := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=PASSIVE
 TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
@@ -16,7 +20,7 @@ TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
 MINUTES ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slurm faults test-slow test-compat lint format report report-check notebooks prepare sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
+.PHONY: help setup test test-slurm faults test-slow test-compat test-peft lint format report report-check notebooks prepare sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
 
 help: ## this list (at once)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +61,17 @@ test-slow: $(STAMP) ## what `make test` leaves out; GPU and Slurm tests skip whe
 test-compat: $(COMPAT_STAMP) ## the tuners on the oldest peft and transformers, in COMPAT=.venv-compat (1 min to set up, < 5 min)
 	$(TEST_ENV) $(COMPAT)/bin/python -m pytest -q -m "not slow and not gpu" \
 		-W "ignore:Could not find a config file in:UserWarning" tests/test_tucker.py tests/tuners
+
+$(PEFT_TESTS): | $(STAMP)
+	rm -rf $@ $@.tmp && mkdir -p $@.tmp
+	$(PY) -m pip download --quiet --no-deps --no-binary peft --dest $@.tmp peft==$(PEFT)
+	tar -xzf $@.tmp/peft-$(PEFT).tar.gz -C $@.tmp --strip-components=1 peft-$(PEFT)/tests
+	touch $@.tmp/tests/__init__.py
+	mv $@.tmp $@
+
+test-peft: $(STAMP) $(PEFT_TESTS) ## peft's own tests on our tuners, against tests/peft/expected_failures.json (6 min on 2 cores)
+	cd $(PEFT_TESTS) && $(TEST_ENV) PYTHONPATH="$(CURDIR):$(CURDIR)/tests/peft" \
+		$(abspath $(PY)) -m pytest -q -n 2 -p matrix -c "$(CURDIR)/tests/peft/pytest.ini" --rootdir .
 
 lint: $(STAMP) ## ruff and pyright (1 min)
 	$(PY) -m ruff check .

@@ -6,12 +6,12 @@ does.
 """
 
 import copy
-from collections import Counter
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from craft.errors import InputError
@@ -25,20 +25,18 @@ PREFIX = "base_model.model."  # of a module's name in an adapter file of peft
 def as_lora(model: PeftModel, adapter: str = "default") -> tuple[LoraConfig, dict[str, Tensor]]:
     """The adapter as a LoRA of scaling 1: its config, and its tensors as peft names them in a file.
 
-    Equal to the adapter up to the rounding of one product in float32. Modules trained whole, such
-    as a head, go along. InputError where there is no such adapter or it is not a low-rank update.
+    Equal to the adapter up to the rounding of one product in float32. All modules have the largest
+    rank, zeros in the others: llama.cpp divides one alpha by each module's own. Modules trained
+    whole, such as a head, go along. InputError where there is no such adapter or it is not a
+    low-rank update.
     """
     tuner, layers = _layers_of(model, adapter)
     pairs = {name: layer.lora_factors(adapter) for name, layer in layers.items()}
-    ranks = {name: len(a) for name, (a, _) in pairs.items()}
-    [(rank, _)] = Counter(ranks.values()).most_common(1)
-    others = {name: r for name, r in ranks.items() if r != rank}
+    rank = max(len(a) for a, _ in pairs.values())
     given = model.peft_config[adapter]
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
-        rank_pattern=others,
-        alpha_pattern={**others},
         target_modules=[*layers],
         modules_to_save=copy.copy(given.modules_to_save),
         fan_in_fan_out=any(isinstance(x.get_base_layer(), Conv1D) for x in layers.values()),
@@ -49,8 +47,9 @@ def as_lora(model: PeftModel, adapter: str = "default") -> tuple[LoraConfig, dic
     saved = get_peft_model_state_dict(model, adapter_name=adapter)
     tensors = {k: v for k, v in saved.items() if not k.startswith(f"base_model.{tuner.prefix}")}
     for name, (a, b) in pairs.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = a
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = b
+        lacking = rank - len(a)
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = pad(a, (0, 0, 0, lacking))
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = pad(b, (0, lacking))
     return config, tensors
 
 

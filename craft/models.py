@@ -37,6 +37,7 @@ from craft.targets import check_fields, peft_config_class
 from craft.tuners.encoders import ENCODERS
 from craft.tuners.group import layer_index
 from craft.tuners.targets import check_targets, default_targets, linear_names
+from craft.tuners.tensors import as_in_a_file
 from craft.vertical import make_vertical
 
 FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "tokenizer*"]
@@ -419,16 +420,17 @@ def peft_config(method: Mapping[str, Any], modules_to_save: list[str]) -> PeftCo
 
 
 def trained(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """The trainable parameters of the adapter and of the heads, by name.
+    """The trainable parameters of the adapter and of the heads, by their names in a file.
 
     A head's parameters are those under a `modules_to_save` copy of a module that is not the
     backbone."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     prefixes = tuple(f"base_model.model.{name}." for name in heads(base))
     adapter, head = {}, {}
+    names = as_in_a_file(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (head if name.startswith(prefixes) else adapter)[name] = parameter
+            (head if name.startswith(prefixes) else adapter)[names.get(name, name)] = parameter
     return adapter, head
 
 

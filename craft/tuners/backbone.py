@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from craft.errors import InputError
 from craft.storage import tensor_bytes
@@ -65,6 +66,8 @@ def refuse_weights(group: Group) -> None:
                 f"the weights of {name} are on the meta device; load them first (a device_map "
                 "that offloads to cpu or disk leaves them there too)"
             )
+        if is_traceable_wrapper_subclass(weight):  # torchao's, put in by hand
+            raise InputError(f"the weights of {name} are quantised ({type(weight).__name__})")
         if not weight.is_floating_point():
             raise InputError(f"the weights of {name} are quantised ({weight.dtype})")
     devices = sorted({str(weight.device) for weight in weights})

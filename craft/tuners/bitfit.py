@@ -5,26 +5,33 @@ as deltas they leave the backbone as it was, so that disabling, merging and seve
 """
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from peft.utils import PeftType
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from craft.errors import InputError
 from craft.tuners.registration import register
+from craft.tuners.tensors import wide
+from craft.tuners.tuner import Tuner, TunerConfig, features
 
 
 @dataclass
-class BitFitConfig(PeftConfig):
+class BitFitConfig(TunerConfig):
     """Configuration of BitFit.
 
     The biases of an encoder of L layers, width d and feed-forward width f are L (7d + f) + d
     numbers: 102,144 on RoBERTa-base, 271,360 on RoBERTa-large; a pooler, as BERT has, adds d."""
+
+    card_note = (
+        "TRL (DPO, GRPO, KTO, RLOO) makes its reference of an adapter by names that the parameters "
+        "of BitFit do not have; it would be the base model. Give the trainer a `ref_model`."
+    )
 
     target_modules: list[str] | str | None = field(
         default=None,
@@ -57,6 +64,7 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
+        self.in_features, self.out_features = features(self.get_base_layer())
         self.bitfit_delta = nn.ParameterDict()
         self.merged_adapters: list[str] = []
         self.unmerged_bias: Tensor | None = None  # the exact bias, kept while merged
@@ -65,9 +73,8 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
     def shifted(self, names: list[str]) -> Tensor:
         """b + delta, summed in float32 or wider and rounded to the dtype of b once."""
         bias: Any = self.get_base_layer().bias
-        return (bias + torch.stack([self.bitfit_delta[name] for name in names]).sum(0)).to(
-            bias.dtype
-        )
+        delta = torch.stack([wide(self.bitfit_delta[name]) for name in names]).sum(0)
+        return (bias + delta).to(bias.dtype)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
@@ -75,7 +82,23 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
         names = [name for name in self.active_adapters if name in self.bitfit_delta]
         if self.disable_adapters or self.merged or not names:
             return self.base_layer(x, *args, **kwargs)
-        return functional_call(self.base_layer, {"bias": self.shifted(names)}, (x, *args), kwargs)
+        return self._with_bias(self.shifted(names), x, *args, **kwargs)
+
+    def _with_bias(self, bias: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The base layer with another bias, wherever it looks for its own."""
+        base, own = self.base_layer, vars(self.base_layer)
+        if "bias" in own:  # FSDP1 puts what its parameter holds in a forward before the parameter
+            held, own["bias"] = own["bias"], bias
+            try:
+                return base(x, *args, **kwargs)
+            finally:
+                own["bias"] = held
+        if "bias" not in base._parameters:
+            raise InputError(
+                f"a {type(base).__name__} stands between BitFit and the bias: wrap layers of the "
+                "model for FSDP, not the modules with a bias"
+            )
+        return functional_call(base, {"bias": bias}, (x, *args), kwargs)
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -102,7 +125,7 @@ class BitFitLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters.clear()
 
 
-class BitFitModel(BaseTuner):
+class BitFitModel(Tuner):
     """Wraps every module that has a bias."""
 
     prefix = "bitfit_"
@@ -120,6 +143,8 @@ class BitFitModel(BaseTuner):
                 for name, module in self.model.named_modules()
                 if name.startswith(prefix) and has_bias(module)
             }
+            if not peft_config.target_modules:
+                raise InputError("BitFit trains biases, and the base model has none")
         return peft_config
 
     def _create_and_replace(
@@ -139,6 +164,12 @@ class BitFitModel(BaseTuner):
     ) -> None:
         """Re-attach alone: peft's own copies `child.weight`, which a saved head does not have."""
         setattr(parent, child_name, new_module)
+
+    def own_parameters(self, adapter: str) -> Iterable[tuple[nn.Parameter, torch.dtype]]:
+        for layer in self.model.modules():
+            if isinstance(layer, BitFitLayer) and adapter in layer.bitfit_delta:
+                bias: Any = layer.get_base_layer().bias
+                yield layer.bitfit_delta[adapter], bias.dtype
 
 
 register("bitfit", BitFitConfig, BitFitModel)

@@ -12,11 +12,11 @@ An adapter is not linear: there is nothing to merge.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from craft.errors import InputError
 from craft.tuners.encoders import ENCODERS
 from craft.tuners.registration import register
+from craft.tuners.tuner import Tuner, TunerConfig, features
 
 INITS = ("exact", "normal")
 ACTIVATIONS = {"swish": F.silu, "relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh}
@@ -33,7 +34,7 @@ PLACEMENTS = ("houlsby", "pfeiffer")
 
 
 @dataclass
-class BottleneckConfig(PeftConfig):
+class BottleneckConfig(TunerConfig):
     """Configuration of bottleneck adapters.
 
     An adapter trains 2dm + m + d numbers at width d; on RoBERTa-large with m = 64 that is 6,343,680
@@ -111,9 +112,11 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names: tuple[str, ...] = ("bottleneck_down", "bottleneck_up")
     other_param_names: tuple[str, ...] = ("kinds",)
 
-    def __init__(self, base_layer: nn.Module) -> None:
+    def __init__(self, base_layer: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.base_layer = base_layer
+        self.base_dtype = dtype  # of the block: a dropout has none
+        self.in_features, self.out_features = features(self.get_base_layer())
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
         self.kinds: dict[str, tuple[str, str]] = {}  # adapter -> placement, activation
@@ -149,7 +152,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return result
 
 
-class BottleneckModel(BaseTuner):
+class BottleneckModel(Tuner):
     """Wraps the modules of the placement in the layers that are not skipped."""
 
     prefix = "bottleneck_"
@@ -188,7 +191,9 @@ class BottleneckModel(BaseTuner):
         self, peft_config: BottleneckConfig, adapter_name: str, target: nn.Module, target_name: str,
         parent: nn.Module, current_key: str, **kwargs: Any,
     ) -> None:  # fmt: skip
-        layer = target if isinstance(target, BottleneckLayer) else BottleneckLayer(target)
+        near = next(parent.parameters())  # dropout has no weight, its block has
+        dtype = near.dtype if near.is_floating_point() else torch.float32
+        layer = target if isinstance(target, BottleneckLayer) else BottleneckLayer(target, dtype)
         base = layer.get_base_layer()
         weight = getattr(base, "weight", None)
         if peft_config.placement == "pfeiffer" and (weight is None or weight.ndim != 1):
@@ -198,8 +203,7 @@ class BottleneckModel(BaseTuner):
             width = self.model.config.hidden_size
         else:
             width = weight.shape[1] if isinstance(base, Conv1D) else weight.shape[0]
-        device = next(parent.parameters()).device  # dropout has no weight, its block has
-        layer.add(adapter_name, width, peft_config, device)
+        layer.add(adapter_name, width, peft_config, near.device)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
@@ -208,6 +212,15 @@ class BottleneckModel(BaseTuner):
     ) -> None:
         """Re-attach alone: peft's own copies `child.weight`, which dropout does not have."""
         setattr(parent, child_name, new_module)
+
+    def own_parameters(self, adapter: str) -> Iterable[tuple[nn.Parameter, torch.dtype]]:
+        return [
+            (parameter, layer.base_dtype)
+            for layer in self.model.modules()
+            if isinstance(layer, BottleneckLayer) and adapter in layer.kinds
+            for side in (layer.bottleneck_down, layer.bottleneck_up)
+            for parameter in side[adapter].parameters()
+        ]
 
     def _check_merge_allowed(self) -> None:
         raise InputError(

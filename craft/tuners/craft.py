@@ -38,7 +38,8 @@ class CraftModel(SandwichModel):
             config.core, config.core_norm,
         )  # fmt: skip
         if any(isinstance(rank, str) for rank in ranks):
-            config.energy_ranks = {**(config.energy_ranks or {}), group.name: [*made.ranks]}
+            known = self.found[adapter].setdefault("energy_ranks", {**(config.energy_ranks or {})})
+            known[group.name] = [*made.ranks]
         u1, u2, u3 = made.factors
         for name, value in {"core": made.core, "U1": u1, "U2": u2, "U3": u3}.items():
             self.keep(adapter, group, name, value, trained=False, saved=config.save_factors)

@@ -127,7 +127,7 @@ class CraftConfig(SandwichConfig):
     )
     energy_ranks: dict[str, list[int]] | None = field(
         default=None,
-        metadata={"help": "What 'energy:...' came to in each group, filled in on attaching."},
+        metadata={"help": "What 'energy:...' came to in each group, filled in on saving."},
     )
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from craft.tuners.group import Group
+from craft.tuners.tuner import features
 
 if TYPE_CHECKING:
     from craft.tuners.sandwich import SandwichModel
@@ -19,14 +21,16 @@ if TYPE_CHECKING:
 class SandwichLayer(nn.Module, BaseTunerLayer):
     """A Linear (or Conv1D) with the updates of its active adapters; owns none of their tensors."""
 
-    adapter_layer_names: tuple[str, ...] = ()
+    adapter_layer_names: tuple[str, ...] = ("trained",)
     other_param_names: tuple[str, ...] = ("places",)
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
+        self.in_features, self.out_features = features(self.get_base_layer())
         # adapter -> its tuner, the group, the index in the group
         self.places: dict[str, tuple[SandwichModel, Group, int]] = {}
+        self._view = (nn.ModuleDict(),)  # in a tuple, since the tuner owns the tensors
         self.merged_adapters: list[str] = []
         self.unmerged_weight: Tensor | None = None  # the exact weight, kept while merged
         self.merge_loss = 0.0
@@ -35,6 +39,26 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
     def matrix(self) -> Tensor:
         """The base weight as (d_out, d_in)."""
         return self.weight.T if isinstance(self.get_base_layer(), Conv1D) else self.weight
+
+    @property
+    def trained(self) -> nn.ModuleDict:
+        """What trains of each adapter, for peft's status; the tuner owns it and trains it."""
+        (view,) = self._view
+        view.clear()
+        for adapter, (tuner, group, _) in self.places.items():
+            view[adapter] = nn.ParameterList(tuner.trained_tensors(adapter, group))
+        return view
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        self._active_adapter = adapter_names
+
+    def set_requires_grad(
+        self, adapter_names: str | Sequence[str], requires_grad: bool = True
+    ) -> None:
+        """The tuner's business."""
+
+    def enable_adapters(self, enabled: bool) -> None:
+        self._disable_adapters = not enabled
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
@@ -59,13 +83,16 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
         return ((x.to(dtype) @ v) @ small.T) @ u.T
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """dW_l = U_l M_l V_l^T of shape (d_out, d_in), in float32 or wider."""
+        """dW_l = U_l M_l V_l^T as the base weight lies, in float32 or wider.
+
+        (d_out, d_in), or (d_in, d_out) of a Conv1D; peft's `convert_to_lora` takes it so."""
         tuner, group, index = self.places[adapter]
         device = self.matrix().device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             u, v = (t.to(device) for t in tuner.outer_matrices(adapter, group, index))
             small = tuner.small_matrices(adapter, group)[index].to(device)
-            return u.to(small.dtype) @ small @ v.to(small.dtype).T
+            delta = u.to(small.dtype) @ small @ v.to(small.dtype).T
+            return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
 
     def lora_factors(self, adapter: str) -> tuple[Tensor, Tensor]:
         """A (r, d_in) and B (d_out, r): B A = dW_l, r = min(r_out, r_in), in float32 or wider.
@@ -93,8 +120,6 @@ class SandwichLayer(nn.Module, BaseTunerLayer):
             return
         weight, merged = self.weight, [*self.merged_adapters, *names]
         delta = torch.stack([self.get_delta_weight(name) for name in merged]).sum(0)
-        if isinstance(self.get_base_layer(), Conv1D):
-            delta = delta.T
         if safe_merge and not torch.isfinite(delta).all():
             raise ValueError(f"the update of adapter {', '.join(names)} holds NaN or inf values")
         frozen = weight.data.clone() if self.unmerged_weight is None else self.unmerged_weight

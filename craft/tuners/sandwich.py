@@ -10,11 +10,12 @@ name: that is how peft saves them once, under names that do not depend on the nu
 layers themselves hold unregistered views.
 """
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, delete_adapter
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTunerLayer, delete_adapter
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
@@ -23,25 +24,27 @@ from craft.tuners.backbone import check_backbone, refuse_model, refuse_weights
 from craft.tuners.group import Casts, Group, SmallMatrices, group_layers
 from craft.tuners.layer import SandwichLayer, report_merge_loss
 from craft.tuners.targets import TARGET_MODULES, SandwichConfig, check_targets, is_linear
-from craft.tuners.tensors import SharedTensors
+from craft.tuners.tensors import SharedTensors, Trained
+from craft.tuners.tuner import Tuner, widest
 
 __all__ = ["SandwichConfig", "SandwichModel"]
 
 
-class SandwichModel(SharedTensors, BaseTuner):
+class SandwichModel(SharedTensors, Tuner):
     """Base of the tuners whose update is U_l M_l V_l^T; a subclass says what the three are.
 
     It implements `build` (make the tensors of a group), `small_matrices` and `outer_matrices`.
     Tensors are kept by `keep` under `<prefix><group>_<name>`, as a trained parameter or a frozen
     buffer, and read by `tensor`."""
 
-    uses_shared_state = True
     tuner_layer_cls = SandwichLayer
     target_module_mapping = TARGET_MODULES  # type: ignore[assignment]
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         # before peft's own set-up, which injects the first adapter
         self.groups: dict[str, list[Group]] = {}
+        # adapter -> what attaching found out, for its file: the config may serve other models too
+        self.found: dict[str, dict[str, Any]] = {}
         self.small = SmallMatrices()
         self._casts = Casts()
         self._wrapped: dict[str, list[tuple[str, SandwichLayer]]] = {}
@@ -62,6 +65,13 @@ class SandwichModel(SharedTensors, BaseTuner):
         raise NotImplementedError
 
     # ---- attaching ----
+
+    def _check_injection(self, peft_config: PeftConfig | dict[str, PeftConfig]) -> None:
+        if isinstance(peft_config, PeftConfig):  # for a PeftModel it is a dict
+            raise InputError(
+                f"{type(self).__name__} keeps its tensors on the tuner, as shared state of the "
+                "layers: take get_peft_model, not inject_adapter_in_model or model.add_adapter"
+            )
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
@@ -85,7 +95,7 @@ class SandwichModel(SharedTensors, BaseTuner):
             for parameter, trains in others:
                 parameter.requires_grad_(trains)
         if kwargs.get("low_cpu_mem_usage", False):  # trained tensors come from the adapter file
-            for container in self.containers(nn.ParameterDict):
+            for container in self.containers(Trained):
                 if adapter_name in container:
                     made = container[adapter_name]
                     container[adapter_name] = nn.Parameter(made.to("meta"), made.requires_grad)
@@ -123,16 +133,17 @@ class SandwichModel(SharedTensors, BaseTuner):
             owner = owners.setdefault(id(layer.weight), path)
             if owner != path:
                 raise InputError(f"target modules {owner} and {path} share one weight")
-        config = copy.copy(self.peft_config[adapter])  # the caller's own may serve another model
+        config = self.peft_config[adapter]
         groups = group_layers(self._wrapped[adapter], getattr(config, "layer_blocks", 1))
         for group in groups:
             refuse_weights(group)
-        config.backbone = check_backbone(config, groups)
-        self.groups[adapter], self.peft_config[adapter] = groups, config
+        self.groups[adapter] = groups
+        self.found[adapter] = {"backbone": check_backbone(config, groups)}
         for group in groups:
             self.build(adapter, config, group)
             for index, layer in enumerate(group.layers):
                 layer.places[adapter] = (self, group, index)
+        config.found = self.found[adapter]
 
     def _withdraw(self, model: nn.Module, adapter: str) -> None:
         """Undo the attachment of an adapter that was refused half-way."""
@@ -152,8 +163,17 @@ class SandwichModel(SharedTensors, BaseTuner):
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(adapter, parameter) of all that trains."""
-        for container in self.containers(nn.ParameterDict):
+        for container in self.containers(Trained):
             yield from container.items()
+
+    def own_parameters(self, adapter: str) -> Iterable[tuple[nn.Parameter, torch.dtype]]:
+        """The widest dtype of all its layers, since they share what trains."""
+        dtype = widest(layer.weight for group in self.groups[adapter] for layer in group.layers)
+        return [(parameter, dtype) for name, parameter in self._trained() if name == adapter]
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        self.small = SmallMatrices()
 
     def _mark_only_tuner_tensors(self) -> None:
         """Train the active adapters that are not there for inference alone."""
@@ -180,7 +200,7 @@ class SandwichModel(SharedTensors, BaseTuner):
             if adapter in names:
                 parameter.requires_grad_(requires_grad)
 
-    # ---- deleting and merging ----
+    # ---- deleting ----
 
     def delete_adapter(self, adapter_name: str) -> None:
         active = self.active_adapters
@@ -191,12 +211,23 @@ class SandwichModel(SharedTensors, BaseTuner):
 
     def _drop_tensors(self, adapter: str) -> None:
         self.groups.pop(adapter, None)
+        self.found.pop(adapter, None)
         self.small = SmallMatrices()
         for name, container in [*self.named_children()]:
             if name.startswith(self.prefix) and adapter in container:
                 del container[adapter]
                 if len(container) == 0:
                     delattr(self, name)
+
+    # ---- saving ----
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """peft asks for the state before it saves a config, which then tells of this model."""
+        super()._save_to_state_dict(*args, **kwargs)
+        for adapter, found in self.found.items():
+            self.peft_config[adapter].found = found
+
+    # ---- merging ----
 
     def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
         super().merge_adapter(*args, **kwargs)

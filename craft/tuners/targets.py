@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import transformers
 from peft import PeftConfig
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from craft.errors import InputError
 from craft.tuners.backbone import FORMAT
 from craft.tuners.encoders import ENCODERS
+from craft.tuners.tuner import TunerConfig
 
 # Query and value by model type: the encoders' from their table, others from peft.
 TARGET_MODULES: dict[str, list[str] | str] = {
@@ -23,7 +25,7 @@ TARGET_MODULES: dict[str, list[str] | str] = {
 
 
 @dataclass
-class SandwichConfig(PeftConfig):
+class SandwichConfig(TunerConfig):
     """What every sandwich tuner can be told; see the subclass for its own fields."""
 
     target_modules: list[str] | str | None = field(
@@ -50,13 +52,17 @@ class SandwichConfig(PeftConfig):
     backbone: dict[str, str] | None = field(
         default=None,
         metadata={
-            "help": "Shape and digest of each group's weights, filled in on attaching; on loading, "
+            "help": "Shape and digest of each group's weights, filled in on saving; on loading, "
             "the base model is held against them."
         },
     )
     format_version: int = field(
         default=FORMAT, metadata={"help": "Version of the adapter file's layout."}
     )
+
+    def to_dict(self) -> dict[str, Any]:
+        """With what attaching found out, which is no setting of the caller's."""
+        return super().to_dict() | getattr(self, "found", {})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,9 +7,43 @@ from typing import Any
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from craft.tuners.group import Casts, Group
+
+
+class Leaf(nn.Module):
+    """One parameter; in an adapter's file it has the name of this module."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+
+class Leaves(nn.ParameterDict):
+    """A parameter for each adapter, named `<adapter>.weight` among the model's parameters.
+
+    As LoRA's are: TRL copies an adapter by the parameters with `.default.` in their names."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._keys[key] = None
+        parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach())
+        self._modules[key] = Leaf(parameter)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._modules[key].weight  # type: ignore[union-attr]
+
+
+# an older peft, whose files have the names of the parameters, keeps the plain ones
+Trained = Leaves if hasattr(BaseTuner, "_get_adapter_state_dict") else nn.ParameterDict
+
+
+def as_in_a_file(model: nn.Module) -> dict[str, str]:
+    """The names of all leaves' weights in a state -> their names in an adapter's file."""
+    leaves = (name for name, module in model.named_modules() if isinstance(module, Leaf))
+    names = [name.replace("_fsdp_wrapped_module.", "") for name in leaves]
+    return {f"{name}.weight": name for name in names}
 
 
 class SharedTensors(nn.Module):
@@ -31,7 +65,7 @@ class SharedTensors(nn.Module):
         container = f"{self.prefix}{group.name}_{name}"
         value = value.detach().to(group.layers[0].matrix().device, torch.float32).contiguous()
         if not hasattr(self, container):
-            setattr(self, container, nn.ParameterDict() if trained else BufferDict())
+            setattr(self, container, Trained() if trained else BufferDict())
         if trained:
             getattr(self, container)[adapter] = nn.Parameter(value)
         else:
@@ -49,12 +83,12 @@ class SharedTensors(nn.Module):
         """What trains of a group (and of any whose name goes on from its name)."""
         return [
             container[adapter]
-            for container in self.containers(nn.ParameterDict, f"{group.name}_")
+            for container in self.containers(Trained, f"{group.name}_")
             if adapter in container
         ]
 
     def containers(self, kind: type[nn.Module], start: str = "") -> list[Any]:
-        """The ParameterDicts (what trains) or the BufferDicts (what is frozen) of this tuner."""
+        """Those of Trained (what trains) or the BufferDicts (what is frozen) of this tuner."""
         return [
             module
             for name, module in self.named_children()

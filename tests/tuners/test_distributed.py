@@ -1,13 +1,20 @@
-"""Two processes under DistributedDataParallel learn the same adapter."""
+"""An adapter where the model is spread over processes, or wrapped as if it were."""
+
+import copy
 
 import pytest
 import torch
-from peft import get_peft_model
-from tiny_models import IDS, RANKS, llama, trained
-from torch import distributed
+from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from test_relatives import attach, excite
+from tiny_models import IDS, RANKS, llama, outputs, roberta, trained
+from torch import distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
+from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from craft import CraftConfig
+from craft.errors import InputError
 
 
 def train_a_half(rank, store, results):
@@ -51,3 +58,56 @@ def test_two_processes_end_with_equal_d(tmp_path):
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-3, atol=1e-4)
         assert parameter.abs().max() > 0
+
+
+@pytest.fixture
+def alone():
+    """A group of this one process."""
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+FSDP1_WARNS = pytest.mark.filterwarnings(
+    "ignore:.*NO_SHARD", "ignore:.*both parameters with requires_grad", "ignore::FutureWarning"
+)
+WRAPS = {"whole": None, "layers": ModuleWrapPolicy({RobertaLayer})}
+
+
+def wrapped(model, policy):
+    return FullyShardedDataParallel(
+        copy.deepcopy(model),
+        auto_wrap_policy=policy,
+        use_orig_params=True,
+        device_id=torch.device("cpu"),
+    )
+
+
+@FSDP1_WARNS
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("name", ["lotr", "lora_xs", "superlora", "houlsby", "bitfit"])
+def test_fsdp1_runs_the_adapter(alone, name, wrap):
+    model = excite(attach(roberta(), name))
+    expected = outputs(model)
+    assert (expected - outputs(roberta())).abs().max() > 0.01
+    sharded = wrapped(model, WRAPS[wrap])
+    assert torch.equal(outputs(sharded), expected)
+    for each in (model, sharded):
+        each(input_ids=IDS, labels=IDS[:, 0] % 2).loss.backward()
+    gradients = dict(model.named_parameters())
+    for path, parameter in sharded.named_parameters():
+        other = gradients[path.replace("_fsdp_wrapped_module.", "")].grad
+        if other is not None:
+            torch.testing.assert_close(parameter.grad, other)
+    if wrap == "whole":  # peft finds no adapter below a wrapped layer
+        loaded = attach(roberta(), name)
+        set_peft_model_state_dict(loaded, get_peft_model_state_dict(sharded))
+        assert torch.equal(outputs(loaded), expected)
+
+
+@FSDP1_WARNS
+def test_bitfit_refuses_an_fsdp1_of_its_own_modules(alone):
+    sharded = wrapped(attach(roberta(), "bitfit"), ModuleWrapPolicy({nn.Linear, nn.LayerNorm}))
+    with pytest.raises(InputError, match="FullyShardedDataParallel stands between BitFit and"):
+        outputs(sharded)

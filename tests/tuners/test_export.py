@@ -81,11 +81,14 @@ def test_its_rank_is_the_smaller_outer_rank(ranks):
 
 
 @pytest.mark.filterwarnings("ignore:r .* exceeds the shape")
-def test_layers_of_other_ranks_are_named_in_the_rank_pattern():
+def test_layers_of_a_lower_rank_are_padded_to_the_one_rank():
+    """A reader that divides one alpha by each layer's own rank then scales all alike."""
     tuned = excite(attach(roberta(), "lora_xs_four", r=12))  # output.dense is 16 x 8
     config, tensors = as_lora(tuned)
-    names = {f"roberta.encoder.layer.{i}.output.dense" for i in range(3)}
-    assert config.r == 12 and config.rank_pattern == dict.fromkeys(names, 8) == config.alpha_pattern
+    assert config.r == config.lora_alpha == 12
+    assert not config.rank_pattern and not config.alpha_pattern
+    assert {len(tensor) for name, tensor in tensors.items() if "lora_A" in name} == {12}
+    assert {tensor.shape[1] for name, tensor in tensors.items() if "lora_B" in name} == {12}
     lora = with_lora(roberta(), config, tensors)
     torch.testing.assert_close(outputs(lora), outputs(tuned), rtol=0, atol=2e-4)
 
@@ -161,6 +164,17 @@ def test_peft_s_own_conversion_agrees(name):
     config, tensors = peft.convert_to_lora(tuned, rank=5)
     lora = with_lora(roberta(), config, tensors)
     torch.testing.assert_close(outputs(lora), outputs(tuned), rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(peft, "convert_to_lora"), reason="this peft converts nothing")
+@pytest.mark.parametrize("name", ["craft", "lotr_projection", "lora_xs", "superlora"])
+def test_peft_s_own_conversion_agrees_on_conv1d(name):
+    """A square one too, which a transposed update fits without a word."""
+    modules = ["attn.c_attn", "attn.c_proj", "mlp.c_proj"]
+    tuned = excite(attach(gpt2(), name, target_modules=modules, task_type=None))
+    lora = with_lora(gpt2(), *peft.convert_to_lora(tuned, rank=6))
+    change = (outputs(tuned) - outputs(gpt2())).norm()
+    assert (outputs(lora) - outputs(tuned)).norm() < 1e-4 * change
 
 
 def test_what_is_no_low_rank_update_is_refused():

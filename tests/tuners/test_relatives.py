@@ -9,7 +9,16 @@ import tensorly
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tensorly.tucker_tensor import tucker_to_tensor
-from tiny_models import IDS, LABELS, gpt2, loss, outputs, roberta, some_steps
+from tiny_models import (
+    IDS,
+    LABELS,
+    gpt2,
+    loss,
+    outputs,
+    parameters_as_saved,
+    roberta,
+    some_steps,
+)
 from torch import nn
 from torch.func import functional_call
 from transformers import BertConfig, BertForSequenceClassification
@@ -72,7 +81,7 @@ def adapter_parameters(model, adapter="default"):
     """Parameters of an adapter outside the head, by name."""
     return {
         name: parameter
-        for name, parameter in model.named_parameters()
+        for name, parameter in parameters_as_saved(model).items()
         if f".{adapter}" in name and "modules_to_save" not in name
     }
 
@@ -288,11 +297,11 @@ def test_starts_at_the_backbone_and_trains_the_adapter_alone(model, name):
     else:
         assert torch.equal(outputs(tuned), outputs(base))
     adapter = adapter_parameters(tuned)
-    trainable = {n for n, p in tuned.named_parameters() if p.requires_grad}
+    trainable = {n for n, p in parameters_as_saved(tuned).items() if p.requires_grad}
     assert {n for n in trainable if "modules_to_save" not in n} == set(adapter)
-    before = {n: p.detach().clone() for n, p in tuned.named_parameters()}
+    before = {n: p.detach().clone() for n, p in parameters_as_saved(tuned).items()}
     some_steps(tuned)
-    changed = {n for n, p in tuned.named_parameters() if not torch.equal(p, before[n])}
+    changed = {n for n, p in parameters_as_saved(tuned).items() if not torch.equal(p, before[n])}
     assert changed == trainable - {n for n in trainable if ".key." in n} or changed == trainable
     assert not torch.allclose(outputs(tuned), outputs(base), atol=0.05)
     with tuned.disable_adapter():
@@ -312,7 +321,9 @@ def test_saved_and_loaded_it_is_the_same(model, name, low_cpu_mem_usage, tmp_pat
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     again = PeftModel.from_pretrained(MODELS[model](), tmp_path, is_trainable=True)
     assert set(adapter_parameters(again)) == {
-        n for n, p in again.named_parameters() if p.requires_grad and "modules_to_save" not in n
+        n
+        for n, p in parameters_as_saved(again).items()
+        if p.requires_grad and "modules_to_save" not in n
     }
 
 

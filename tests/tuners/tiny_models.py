@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from craft import CraftConfig
+from craft.tuners.tensors import as_in_a_file
 
 RANKS = (2, 5, 4)
 VOCABULARY = 30
@@ -98,11 +99,17 @@ def attach(model, adapter="default", **fields) -> PeftModel:
     return get_peft_model(model, CraftConfig(**{"ranks": RANKS, **fields}), adapter)
 
 
+def parameters_as_saved(model):
+    """Name -> parameter, by the names of an adapter's file (and the adapter's own)."""
+    names = as_in_a_file(model)
+    return {names.get(name, name): parameter for name, parameter in model.named_parameters()}
+
+
 def trained(model, adapter="default"):
     """Name -> parameter of everything that the adapter trains on the tuner."""
     return {
         name.removeprefix("base_model.").removesuffix(f".{adapter}"): parameter
-        for name, parameter in model.named_parameters()
+        for name, parameter in parameters_as_saved(model).items()
         if name.startswith("base_model.craft_") and name.endswith(f".{adapter}")
     }
 
