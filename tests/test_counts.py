@@ -58,6 +58,8 @@ PUBLISHED = [
     ("fourierft", {}, "base", 24_000),
     ("fourierft", {}, "large", 48_000),
     ("unilora", {}, "large", 23_040),
+    ("vblora", {}, "base", 74_880),  # by arithmetic: a bank of 90 vectors of 256, and logits
+    ("vblora", {}, "large", 161_280),  # the paper: 162K stored
     ("adapter_houlsby", {"bottleneck": 8}, "base", 313_536),
     ("adapter_houlsby", {"bottleneck": 8}, "large", 835_968),
     ("adapter_houlsby", {}, "large", 6_343_680),
