@@ -12,7 +12,9 @@ from transformers import BertConfig, DistilBertConfig, RobertaConfig
 from craft.counts import expected_parameters
 from craft.errors import InputError
 from craft.models import attach, trained
+from craft.targets import peft_config_class
 from craft.tuners.bottleneck import skipped_layers
+from craft.tuners.targets import default_targets
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = sorted(file.stem for file in (CONFIGS / "method").glob("*.yaml"))
@@ -56,6 +58,8 @@ PUBLISHED = [
     ("fourierft", {}, "base", 24_000),
     ("fourierft", {}, "large", 48_000),
     ("unilora", {}, "large", 23_040),
+    ("vblora", {}, "base", 74_880),  # by arithmetic: a bank of 90 vectors of 256, and logits
+    ("vblora", {}, "large", 161_280),  # the paper: 162K stored
     ("adapter_houlsby", {"bottleneck": 8}, "base", 313_536),
     ("adapter_houlsby", {"bottleneck": 8}, "large", 835_968),
     ("adapter_houlsby", {}, "large", 6_343_680),
@@ -92,6 +96,9 @@ def formula(chosen, config):
     """The value of a method's formula: L layers, d width, f feed-forward width, n adapted
     projections a layer, r1 to r3 the ranks, and the method's own fields."""
     fields, depth = chosen["peft"], config.num_hidden_layers
+    kind = peft_config_class(fields)
+    given = {name: value for name, value in fields.items() if name != "_target_"}
+    targets = fields.get("target_modules") or default_targets(kind(**given), config.model_type)
     values = {
         **fields,
         "L": depth,
@@ -101,7 +108,7 @@ def formula(chosen, config):
         "P": config.max_position_embeddings,
         "T": getattr(config, "type_vocab_size", 0),
         "pooler": int(config.model_type == "bert"),
-        "n": len(fields.get("target_modules", "qv")),
+        "n": len(targets or ()),
         "skip_layers": skipped_layers(fields.get("skip_layers", 0), depth),
         **{f"r{i}": rank for i, rank in enumerate(fields.get("ranks", ()), 1)},
     }

@@ -76,7 +76,7 @@ def build(
     labels = {m["label"] for m in methods(configs, "roberta_base")} | set(records.runs["method"])
     looks = Looks.of(ordered(configs), labels | set(table2["method"]))
 
-    reproduced = [reproduction_table(table2, found, model) for model in SHAPES]
+    reproduced = [reproduction_table(table2, records, model) for model in SHAPES]
     related = published.related_table(published.read(published_folder, "related"))
     tables = [*reproduced, related, parameter_table(records, orders, configs), cost_table(records)]
     tables.append(encoder_table(records))

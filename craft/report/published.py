@@ -52,7 +52,7 @@ def read(folder: Path, name: str) -> pd.DataFrame:
     if not path.is_file():
         known = ", ".join(p.stem for p in sorted(folder.glob("*.csv"))) or "none"
         raise InputError(f"published table {name!r} is not in {folder}; there are: {known}")
-    text = ("method", "mark", "start", "source", "provenance", "note")
+    text = ("method", "mark", "mnli_metric", "start", "source", "provenance", "note")
     table = pd.read_csv(path, dtype={"id": str})
     table = table.assign(**{c: table[c].fillna("") for c in text if c in table})
     if doubled := table["id"][table["id"].duplicated()].tolist():

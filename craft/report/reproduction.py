@@ -15,9 +15,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from craft.report.load import Records
 from craft.report.published import EIGHT, SIX
 from craft.report.render import MISSING, NO_RECORD, Table, percent, signed
-from craft.report.scores import NAMES, Row, mark_notes, marks, rows, spread
+from craft.report.scores import NAMES, Row, by_metric, cells, mark_notes, marks, rows, spread
 from craft.report.statistics import FEWEST
 
 # Points. A printed score and a printed deviation are rounded by up to 0.05 each: two of the latter.
@@ -56,22 +57,23 @@ def judge(published: pd.Series, task: str, cell: pd.Series) -> dict[str, object]
     return {"difference": difference, "tolerance": tolerance, "rule": rule, "within": within}
 
 
-def reproduction_table(published: pd.DataFrame, found: pd.DataFrame, model: str) -> Table:
-    """Table 2 for `roberta_base` or `roberta_large`; rows without a record say so."""
-    named = (found["model"] == model) | found["model"].str.startswith(f"{model}-")
-    ours = found[(found["suite"] == "paper") & named]
-    listed = []
-    for name, weights in ours.groupby("model", sort=False):
-        extra = "" if name == model else f"weights={str(name).removeprefix(model)[1:]}"
-        settings = [", ".join(filter(None, (s, extra))) for s in weights["settings"]]
-        listed += rows(weights.assign(settings=settings))
+def reproduction_table(published: pd.DataFrame, records: Records, model: str) -> Table:
+    """Table 2 for `roberta_base` or `roberta_large`; rows without a record say so.
+
+    Beside a published row whose MNLI score is of a metric of its own, ours is of that one, too."""
+    theirs = published[published["model"] == model]
+    ours = _ours(records.runs, model)
+    listed = {"": list(_listed(ours, model))}
+    for metric in set(theirs["mnli_metric"]) - {""}:
+        measured = _ours(by_metric(records, "mnli", metric), model)
+        listed[metric] = list(_listed(measured, model))
     body: list[list[str]] = []
     data: list[dict[str, object]] = []
-    matched: list[Row] = []
-    for _, row in published[published["model"] == model].iterrows():
+    matched: set[str] = set()
+    for _, row in theirs.iterrows():
         body.append(_published_line(row))
-        matching = counterparts(row, listed)
-        matched += matching
+        matching = counterparts(row, listed[row["mnli_metric"]])
+        matched |= {match.name for match in matching}
         if not matching:
             body.append(["reproduced", MISSING, *[MISSING] * 10])
             data += [_data(row, None, task, None) for task in EIGHT]
@@ -87,8 +89,8 @@ def reproduction_table(published: pd.DataFrame, found: pd.DataFrame, model: str)
         notes=[
             "published: *: copied there from LoRA (arXiv 2106.09685), whose own runs are medians "
             "of 5 seeds; †: the same, restricted setup; own: the authors' run, one seed",
-            "FT and LoRA with * start MRPC, RTE and STS-B from MNLI, rows with † do not; of the "
-            "others it is unknown",
+            "LoRA with * and FT on large start MRPC, RTE and STS-B from MNLI, rows with † do not; "
+            "of the others it is unknown",
             "reproduced: rerun here, mean ± standard deviation over seeds at the best epoch (n; "
             "marks)",
             NO_RECORD,
@@ -103,19 +105,33 @@ def reproduction_table(published: pd.DataFrame, found: pd.DataFrame, model: str)
             "s: starts elsewhere (pre-trained model or MNLI) than the published row",
             f"mean of 6: {', '.join(NAMES[t] for t in SIX)}, of published rows our own mean of "
             "the printed scores",
-            "MRPC and QQP of BitFit are probably F1, not accuracy",
+            *(f"{_name(row)}: {row['note']}" for _, row in theirs.iterrows() if row["note"]),
             "whether our weights are the published ones by digest or by architecture alone: table "
             "of encoders",
-            *left_out(published[published["model"] == model], listed, matched),
+            *left_out(theirs, [row for row in listed[""] if row.name not in matched]),
             *mark_notes(ours),
         ],
     )
 
 
-def left_out(published: pd.DataFrame, listed: list[Row], matched: list[Row]) -> list[str]:
+def _ours(runs: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Our cells of the paper's tasks on this model, whatever its weights."""
+    found = cells(runs)
+    named = (found["model"] == model) | found["model"].str.startswith(f"{model}-")
+    return found[(found["suite"] == "paper") & named]
+
+
+def _listed(ours: pd.DataFrame, model: str) -> Iterator[Row]:
+    for name, weights in ours.groupby("model", sort=False):
+        extra = "" if name == model else f"weights={str(name).removeprefix(model)[1:]}"
+        settings = [", ".join(filter(None, (s, extra))) for s in weights["settings"]]
+        yield from rows(weights.assign(settings=settings))
+
+
+def left_out(published: pd.DataFrame, alone: list[Row]) -> list[str]:
     """Why rows of ours stand beside no published row."""
     notes = []
-    for row in (r for r in listed if not any(r is other for other in matched)):
+    for row in alone:
         sizes = published[published["method"] == row.method]["params_millions"]
         count = row.parameters("adapter").max()
         if sizes.empty:
@@ -133,8 +149,17 @@ def _published_line(row: pd.Series) -> list[str]:
         return f"{row[task]:.1f}" + ("" if math.isnan(deviation) else f" ± {deviation:.1f}")
 
     means = [f"{row['avg']:.1f}", f"{row[list(SIX)].mean():.1f}"]
-    name = f"{row['method']} (published, {row['mark']})"
-    return [name, f"{row['params_millions']:g}M", *map(score, EIGHT), *means]
+    return [
+        f"{row['method']} (published, {row['mark']})",
+        f"{row['params_millions']:g}M",
+        *map(score, EIGHT),
+        *means,
+    ]
+
+
+def _name(row: pd.Series) -> str:
+    """A published row where notes speak of it: methods stand there in several sizes."""
+    return f"{row['method']} (published, {row['mark']}; {row['params_millions']:g}M)"
 
 
 def _our_lines(row: pd.Series, match: Row) -> Iterator[list[str]]:
@@ -189,7 +214,7 @@ def _data(
         return data
     return (
         data
-        | {"reproduced_start": cell["start_from"], "n": cell["n"]}
+        | {"reproduced_start": cell["start_from"], "n": cell["n"], "metric": cell["metric"]}
         | {"reproduced": 100 * cell["mean"], "sd": 100 * cell["sd"]}
         | {"last": 100 * cell["last_mean"], "last_sd": 100 * cell["last_sd"]}
         | {"collapsed": cell["collapsed"], "parameters_adapter": cell["parameters_adapter"]}

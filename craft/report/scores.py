@@ -61,6 +61,17 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*columns, "parameters_adapter", "parameters_head", "seeds"])
 
 
+def by_metric(records: Records, task: str, metric: str) -> pd.DataFrame:
+    """The finished runs, those of a task scored by this metric of their best and last epoch; a run
+    that has no such metric keeps its headline."""
+    scores = records.scores
+    own = scores[(scores["task"] == task) & (scores["metric"] == metric)].set_index("id")
+    runs = records.runs.copy()
+    runs.loc[own.index, ["best", "last"]] = own[["best", "last"]]
+    runs.loc[own.index, "headline"] = metric
+    return runs
+
+
 @dataclass(frozen=True)
 class Row:
     """One method with one set of settings: its cells by task.

@@ -122,11 +122,12 @@ def make_run(
     fold=None,
     verified="digest",
     constant_at_last=False,
+    more=None,
 ):
     """Write one run below folder/ and return its record; `best` replaces the headline's value,
     `search` makes it one of a search and says what that is scored on, `fold` is (number, count,
-    permutation), `constant_at_last` has the last epoch predict one class. The record is one of
-    before `collapsed_last`."""
+    permutation), `constant_at_last` has the last epoch predict one class, `more` are scores besides
+    the task's metrics. The record is one of before `collapsed_last`."""
     config = config_of(task, method, model, source, seed, start_from, peft or {}, train or {})
     config |= {"search": True, "selection": search} if search else {}
     chosen = dict(zip(("number", "count", "permutation"), fold or (None, 5, 0), strict=True))
@@ -155,6 +156,7 @@ def make_run(
         tensors |= {k: torch.ones_like(v) for k, v in tensors.items() if k.startswith("last.")}
     if best is not None:
         score[facts["headline"]] = best
+    score |= more or {}
     last = {m: v - last_drop for m, v in score.items()}
     history = [
         {
