@@ -1,17 +1,18 @@
 """The whole config of a run, resolved and checked before anything is loaded."""
 
 import copy
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from craft import declared
+from craft.declared import Declared, Effect, number, one_of, optional, setting, truth, whole
 from craft.errors import InputError, first_line
 from craft.glue.batches import BATCHINGS
 from craft.glue.tasks import Task
@@ -19,63 +20,86 @@ from craft.vertical import REFERENCES
 
 MODES = ("train", "evaluate", "predict")
 SELECTIONS = ("dev", "train_holdout", "fold")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The `train` section; each field is explained in configs/train/default.yaml."""
+    """The `train` section."""
 
-    lr: float
-    head_lr: float
-    epochs: int
-    batch_size: int
-    max_length: int
-    weight_decay: float
-    warmup: float
-    beta1: float
-    beta2: float
-    eps: float
-    clip: float
-    accumulate: int
-    auto_accumulate: bool
-    max_steps: int | None
-    precision: str
-    tf32: bool
-    batching: str
-    attention_dropout: float | None
-    compile: bool
-    eval_batch_size: int
-    device: str
-    threads: int
-    checkpoint_minutes: float
-    save_adapter: bool
+    lr: Annotated[float, setting("adapter", check=number())]
+    head_lr: Annotated[float, setting("classification head", check=number())]
+    epochs: Annotated[int, setting(check=whole(1))]
+    batch_size: Annotated[
+        int, setting("the global batch, and the only one there is", check=whole(1))
+    ]
+    max_length: Annotated[
+        int, setting("tokens, special ones included; longer texts are cut", check=whole(1))
+    ]
+    weight_decay: Annotated[
+        float, setting("on matrices; biases, norms and other vectors have none", check=number())
+    ]
+    warmup: Annotated[
+        float,
+        setting("share of all steps; linear, then linear decay to zero", check=number(most=1.0)),
+    ]
+    beta1: Annotated[float, setting(check=number(most=1.0, below=True))]
+    beta2: Annotated[float, setting(check=number(most=1.0, below=True))]
+    eps: Annotated[float, setting(check=number())]
+    clip: Annotated[float, setting("gradient norm", check=number())]
+    accumulate: Annotated[int, setting(
+        "micro-batches a step; batch_size must be a multiple",
+        Effect.COMPUTATION, neutral=1, check=whole(1),
+    )]  # fmt: skip
+    auto_accumulate: Annotated[bool, setting(
+        "on too little memory halve the micro-batch, keep batch_size and go on",
+        Effect.COMPUTATION, neutral=False, check=truth,
+    )]  # fmt: skip
+    max_steps: Annotated[
+        int | None, setting("end after so many steps", neutral=None, check=optional(whole(1)))
+    ]
+    precision: Annotated[str, setting(
+        "fp32 | bf16 | fp16 (CUDA only, with a gradient scaler)",
+        Effect.COMPUTATION, check=one_of(*PRECISIONS),
+    )]  # fmt: skip
+    tf32: Annotated[
+        bool,
+        setting(
+            "TF32 matrix products in fp32, on CUDA", Effect.COMPUTATION, neutral=False, check=truth
+        ),
+    ]
+    batching: Annotated[str, setting(
+        "packed: end to end, no padding | grouped: cut by length into few rectangles, for any "
+        "encoder | padded: to the longest",
+        Effect.COMPUTATION, neutral="packed", check=one_of(*BATCHINGS),
+    )]  # fmt: skip
+    attention_dropout: Annotated[float | None, setting(
+        "null: as the model says. CUDA's kernel for packed batches takes none: 0 lets it train",
+        neutral=None, check=optional(number(most=1.0)),
+    )]  # fmt: skip
+    compile: Annotated[bool, setting(
+        "true: torch.compile what is neither attention nor adapted; pays on CUDA, after a minute",
+        Effect.COMPUTATION, neutral=False, check=truth,
+    )]  # fmt: skip
+    eval_batch_size: Annotated[int, setting(effect=Effect.COMPUTATION, neutral=64, check=whole(1))]
+    device: Annotated[
+        str, setting("auto | cpu | cuda", Effect.COMPUTATION, check=one_of("auto", "cpu", "cuda"))
+    ]
+    threads: Annotated[int, setting(
+        "CPU threads of torch: part of the run's identity, since sums depend on it",
+        Effect.COMPUTATION, check=whole(1),
+    )]  # fmt: skip
+    checkpoint_minutes: Annotated[
+        float,
+        setting("besides those at epoch ends and on a signal", Effect.NOTHING, check=number()),
+    ]
+    save_adapter: Annotated[bool, setting(
+        "true: <run>/adapter, the best epoch as a peft folder with a model card, to share",
+        Effect.NOTHING, check=truth,
+    )]  # fmt: skip
 
     def __post_init__(self) -> None:
-        _one_of("train.precision", self.precision, ("fp32", "bf16", "fp16"))
-        _one_of("train.batching", self.batching, BATCHINGS)
-        for name in ("tf32", "auto_accumulate", "compile", "save_adapter"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"train.{name} must be true or false, not {getattr(self, name)!r}")
-        for name in (
-            "epochs",
-            "batch_size",
-            "max_length",
-            "accumulate",
-            "eval_batch_size",
-            "threads",
-        ):
-            _whole(f"train.{name}", getattr(self, name), 1)
-        if self.max_steps is not None:
-            _whole("train.max_steps", self.max_steps, 1)
-        for name in ("lr", "head_lr", "weight_decay", "eps", "clip", "checkpoint_minutes"):
-            _number(f"train.{name}", getattr(self, name), 0.0, float("inf"))
-        for name in ("warmup", "beta1", "beta2"):
-            _number(f"train.{name}", getattr(self, name), 0.0, 1.0)
-        if self.attention_dropout is not None:
-            _number("train.attention_dropout", self.attention_dropout, 0.0, 1.0)
-        for name in ("beta1", "beta2"):
-            if getattr(self, name) == 1:
-                raise InputError(f"train.{name} must be below 1")
+        declared.check(self, "train.")
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"train.batch_size {self.batch_size} is not a multiple of "
@@ -87,36 +111,152 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Fold:
-    """The `fold` section: which of how many folds is scored, and which way of cutting them; number
-    is None unless selection=fold."""
+    """The `fold` section; `number` is null unless selection=fold."""
 
-    number: int | None = None
-    count: int = 5
-    permutation: int = 0
+    number: Annotated[
+        int | None,
+        setting(
+            "of the fold that is scored, from 0; the others are trained on",
+            Effect.PLACE,
+            neutral=None,
+        ),
+    ]
+    count: Annotated[int, setting("folds", neutral=5)]
+    permutation: Annotated[
+        int, setting("which of the many ways to cut them", Effect.PLACE, neutral=0)
+    ]
+
+
+@dataclass(frozen=True)
+class Vertical:
+    """The `model.vertical` section."""
+
+    rank: Annotated[int | None, setting(
+        "of an increment; null: every layer keeps its own weights",
+        neutral=None, check=optional(whole(1)),
+    )]  # fmt: skip
+    reference: Annotated[str, setting(
+        "the layer it is added to: previous (the paper) or first (the authors' code)",
+        neutral="previous", check=one_of(*REFERENCES),
+    )]  # fmt: skip
+    compound: Annotated[
+        int,
+        setting(
+            "consecutive layers; the first of them keeps its own weights", neutral=4, check=whole(2)
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is declared of the `model` section; the digest of its content stands for the rest."""
+
+    random: Annotated[bool, setting(
+        "true: weights drawn from the seed in place of the pre-trained ones, a baseline",
+        neutral=False, check=truth,
+    )]  # fmt: skip
+    vertical: Vertical
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is declared of the `method` section: a PeftConfig's fields count as a whole, those at
+    the default of its class left out."""
+
+    label: Annotated[str, setting(effect=Effect.NOTHING)]
+    facts: Annotated[Mapping[str, Any], setting(effect=Effect.NOTHING)]
+    train_backbone: Annotated[bool, setting(neutral=False)]
+    peft: Annotated[Mapping[str, Any], setting()]
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """One run, checked: typed where the code reads it, and `resolved`, the plain config it came
-    from."""
+    from.
 
-    mode: str
-    seed: int
-    selection: str
+    Its fields declare the settings of a run: what a test holds configs/train.yaml against."""
+
+    mode: Annotated[
+        str, setting("train | evaluate | predict", Effect.NOTHING, check=one_of(*MODES))
+    ]
+    row_id: Annotated[str | None, setting("set by row=<a row of Table 2>", Effect.NOTHING)]
+    cell: Annotated[
+        str | None,
+        setting(
+            "any name for what the run is a part of; kept in its record, changes nothing",
+            Effect.NOTHING,
+        ),
+    ]
+    seed: Annotated[int, setting(
+        "head, order of the data, dropout and the method's own start derive from it",
+        Effect.PLACE, check=whole(0),
+    )]  # fmt: skip
+    selection: Annotated[str, setting(
+        "what it is scored on; train_holdout: a tenth of train, for searches, and dev is not seen; "
+        "fold: see there",
+        neutral="dev", check=one_of(*SELECTIONS),
+    )]  # fmt: skip
     fold: Fold
-    start_from: str | None
-    adapter: Path | None
-    predict: Mapping[str, Any]
-    outputs: Path
-    store: Path | None
-    lease_seconds: float
-    task: Task
+    search: Annotated[bool, setting(
+        "true: the score chooses settings and is no result; tables count its cost, and say if it "
+        "saw dev",
+        neutral=False, check=truth,
+    )]  # fmt: skip
+    start_from: Annotated[str | None, setting(
+        "null: the pre-trained model; mnli: adapter and head of the same config with task=mnli",
+        Effect.PLACE, neutral=None, check=optional(one_of("mnli")),
+    )]  # fmt: skip
+    adapter: Annotated[
+        Path | None,
+        setting(
+            "mode=evaluate and mode=predict: the folder of a saved adapter and head "
+            "(outputs/runs/<run>/best)",
+            Effect.NOTHING,
+        ),
+    ]
+    predict: Annotated[Mapping[str, Any], setting("mode=predict", Effect.NOTHING)]
+    outputs: Annotated[Path, setting("runs, checkpoints, caches", Effect.NOTHING)]
+    store: Annotated[
+        Path | None,
+        setting(
+            "a folder that others filled (prepare.py), read besides outputs/cache and never "
+            "written",
+            Effect.NOTHING,
+        ),
+    ]
+    lease_seconds: Annotated[float, setting(
+        "a run whose process gives no sign of life for so long may be taken over by another",
+        Effect.NOTHING, check=number(1.0, 3600.0),
+    )]  # fmt: skip
+    task: Annotated[Task, setting(effect=Effect.NOTHING)]  # but for what it declares itself
     train: TrainSettings
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
+    model: Annotated[Mapping[str, Any], setting("the rest is chosen by model=NAME", Effect.NOTHING)]
+    data: Annotated[
+        Mapping[str, Any], setting(effect=Effect.NOTHING)
+    ]  # its digest counts, not where it lies
     method: Mapping[str, Any]
-    logger: Mapping[str, Any]
+    logger: Annotated[Mapping[str, Any], setting(effect=Effect.NOTHING)]
+    recipe: Annotated[str | None, setting(effect=Effect.NOTHING)]
     resolved: dict[str, Any]
+
+
+def _declarations() -> dict[str, Declared]:
+    found = dict(declared.declared(RunConfig))
+    found |= declared.declared(Model, "model.")
+    return found | dict(declared.declared(Method, "method."))
+
+
+DECLARED = _declarations()  # by dotted key; what lies below a key that is declared goes with it
+
+
+def declaration(key: str) -> Declared:
+    """The declaration of a config key, or of the nearest section above it; InputError where there
+    is none."""
+    parts = key.split(".")
+    for n in range(len(parts), 0, -1):
+        if (found := DECLARED.get(".".join(parts[:n]))) is not None:
+            return found
+    raise InputError(f"config key {key} is declared nowhere in craft/config.py")
 
 
 def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
@@ -125,39 +265,32 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
     `cuda` says whether the machine that the run is for has a CUDA device; None: it is this one.
     InputError names the first value that is missing or impossible, and what would be allowed."""
     values = _resolve(cfg)
-    floats = {f.name for f in fields(TrainSettings) if f.type in (float, float | None)}
+    floats = {n for n, t in get_type_hints(TrainSettings).items() if t in (float, float | None)}
     train = {  # 1 and 1.0 are one value
         k: float(v) if k in floats and type(v) is int else v for k, v in values["train"].items()
     }
     if odd := set(train) ^ {f.name for f in fields(TrainSettings)}:
         raise InputError(f"train: keys {sorted(odd)} are unknown or missing")
-    _one_of("train.device", train["device"], ("auto", "cpu", "cuda"))
     available = torch.cuda.is_available() if cuda is None else cuda
     if train["device"] == "auto":
         train["device"] = "cuda" if available else "cpu"
     elif train["device"] == "cuda" and not available:
         raise InputError("train.device=cuda, but torch sees no CUDA device; take auto or cpu")
     task = Task.from_config(values["task"])
-    _one_of("mode", values["mode"], MODES)
-    _whole("seed", values["seed"], 0)
-    _number("lease_seconds", values["lease_seconds"], 1.0, 3600.0)
-    _one_of("selection", values["selection"], SELECTIONS)
+    for key, one in DECLARED.items():
+        if "." not in key and one.check is not None:
+            one.check(key, values[key])
     fold = _fold(values)
-    _one_of("search", values["search"], (True, False))
     if values["start_from"] is not None:
-        _one_of("start_from", values["start_from"], ("mnli",))
-        _one_of("task (with start_from=mnli)", task.name, ("mrpc", "rte", "stsb"))
-    _one_of("model.random", values["model"]["random"], (True, False))
-    vertical = values["model"]["vertical"]
-    if vertical["rank"] is not None:
-        _whole("model.vertical.rank", vertical["rank"], 1)
-        _whole("model.vertical.compound", vertical["compound"], 2)
-        _one_of("model.vertical.reference", vertical["reference"], REFERENCES)
-        if values["method"].get("train_backbone"):
-            raise InputError(
-                f"model.vertical.rank={vertical['rank']}: {values['method']['label']} trains the "
-                "backbone's own weights, which would be increments no longer; take an adapter"
-            )
+        one_of("mrpc", "rte", "stsb")("task (with start_from=mnli)", task.name)
+    vertical = Vertical(**{f.name: values["model"]["vertical"][f.name] for f in fields(Vertical)})
+    declared.check(Model(values["model"]["random"], vertical), "model.")
+    declared.check(vertical, "model.vertical.")
+    if vertical.rank is not None and values["method"].get("train_backbone"):
+        raise InputError(
+            f"model.vertical.rank={vertical.rank}: {values['method']['label']} trains the "
+            "backbone's own weights, which would be increments no longer; take an adapter"
+        )
     adapter = None if values["adapter"] is None else Path(values["adapter"])
     if values["mode"] != "train" and adapter is None:
         raise InputError(
@@ -168,9 +301,12 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
     values["train"] = train
     return RunConfig(
         mode=values["mode"],
+        row_id=values["row_id"],
+        cell=values["cell"],
         seed=values["seed"],
         selection=values["selection"],
         fold=fold,
+        search=values["search"],
         start_from=values["start_from"],
         adapter=adapter,
         predict=values["predict"],
@@ -183,6 +319,7 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
         data=values["data"],
         method=values["method"],
         logger=values["logger"],
+        recipe=values["recipe"]["source"],
         resolved=values,
     )
 
@@ -193,15 +330,15 @@ def _fold(values: Mapping[str, Any]) -> Fold:
     fold = Fold(**{f.name: values["fold"][f.name] for f in fields(Fold)})
     if values["selection"] != "fold":
         for f in fields(Fold):
-            if getattr(fold, f.name) != f.default:
+            if getattr(fold, f.name) != DECLARED[f"fold.{f.name}"].neutral:
                 raise InputError(
                     f"fold.{f.name}={getattr(fold, f.name)} is for selection=fold, "
                     f"not for selection={values['selection']}"
                 )
         return fold
-    _whole("fold.count", fold.count, 2)
-    _whole("fold.permutation", fold.permutation, 0)
-    _whole("fold.number (of the fold that selection=fold scores)", fold.number, 0)
+    whole(2)("fold.count", fold.count)
+    whole(0)("fold.permutation", fold.permutation)
+    whole(0)("fold.number (of the fold that selection=fold scores)", fold.number)
     if fold.number not in range(fold.count):
         raise InputError(
             f"fold.number {fold.number} is not one of the {fold.count} folds 0 to {fold.count - 1}"
@@ -261,19 +398,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name} {value!r} is not one of {', '.join(map(str, allowed))}")
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
-
-
-def _number(name: str, value: Any, least: float, most: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not least <= value <= most:
-        raise InputError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}")

@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from craft.config import RunConfig, flatten
+from craft.config import RunConfig, declaration, flatten
+from craft.declared import Effect
 from craft.environment import anonymous
 from craft.errors import InputError
 from craft.storage import set_aside, sha256, writable, write_json
@@ -20,70 +21,6 @@ from craft.targets import peft_config_class
 SCHEMA = 1  # layout of the file
 FIELDS = {"schema", "protocol", "id", "status", "error", "result_sha256", "result", "provenance"}
 PROTOCOL = 2  # raised by hand when code changes what the same config results in
-
-# Every key of a composed config stands in one of the two tables (a test checks). An outcome key is
-# part of a run's
-# identity unless it has its neutral value, so that a new key with a neutral value orphans no
-# record; ALWAYS has none.
-ALWAYS = object()
-OUTCOME: dict[str, Any] = {
-    "seed": ALWAYS,
-    "selection": "dev",
-    "fold.number": None,
-    "fold.count": 5,
-    "fold.permutation": 0,
-    "search": False,
-    "start_from": None,
-    "task.name": ALWAYS,
-    "task.headline": ALWAYS,
-    "train.lr": ALWAYS,
-    "train.head_lr": ALWAYS,
-    "train.epochs": ALWAYS,
-    "train.batch_size": ALWAYS,
-    "train.max_length": ALWAYS,
-    "train.weight_decay": ALWAYS,
-    "train.warmup": ALWAYS,
-    "train.beta1": ALWAYS,
-    "train.beta2": ALWAYS,
-    "train.eps": ALWAYS,
-    "train.clip": ALWAYS,
-    "train.accumulate": 1,
-    "train.auto_accumulate": False,
-    "train.max_steps": None,
-    "train.precision": ALWAYS,
-    "train.tf32": False,
-    "train.batching": "packed",
-    "train.attention_dropout": None,
-    "train.compile": False,
-    "train.eval_batch_size": 64,
-    "train.device": ALWAYS,
-    "train.threads": ALWAYS,
-    "model.random": False,
-    "model.vertical.rank": None,
-    "model.vertical.reference": "previous",
-    "model.vertical.compound": 4,
-    "method.train_backbone": False,
-    "method.peft": ALWAYS,  # as a whole, fields at their class's default left out
-}
-INCIDENTAL = (
-    "mode",
-    "adapter",
-    "predict",
-    "outputs",
-    "store",
-    "lease_seconds",
-    "logger",
-    "recipe",
-    "row_id",
-    "cell",
-    "method.label",
-    "method.facts",
-    "train.checkpoint_minutes",
-    "train.save_adapter",
-    "task",  # its other facts show in the data's digest
-    "model",
-    "data",  # their content's digests are the identity, not where they lie
-)
 
 
 class Known(NamedTuple):
@@ -112,29 +49,11 @@ KNOWN = {
 }
 
 
-def is_outcome(key: str) -> bool:
-    """Whether a dotted config key is part of a run's identity; InputError for a key that is in
-    neither table."""
-    for prefix in _prefixes(key):
-        if prefix in OUTCOME:
-            return True
-    if any(prefix in INCIDENTAL for prefix in _prefixes(key)):
-        return False
-    raise InputError(
-        f"config key {key} is declared neither outcome nor incidental in craft/record.py"
-    )
-
-
-def _prefixes(key: str) -> list[str]:
-    parts = key.split(".")
-    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-
-
 def identity(
     config: RunConfig, model_digest: str, data_digest: str, tokenizer_digest: str
 ) -> dict[str, Any]:
-    """What makes this run this run, as a flat dictionary: outcome keys, and digests of weights,
-    data and tokenizer."""
+    """What makes this run this run, as a flat dictionary: settings that change something and are
+    not neutral, and digests of weights, data and tokenizer."""
     kept: dict[str, Any] = {
         "protocol": PROTOCOL,
         "model.digest": model_digest,
@@ -144,7 +63,8 @@ def identity(
     if known is None or known.tokenizer != tokenizer_digest:
         kept["tokenizer.digest"] = tokenizer_digest
     for key, value in flatten({k: v for k, v in config.resolved.items() if k != "method"}):
-        if is_outcome(key) and value != OUTCOME[key]:
+        found = declaration(key)
+        if found.effect is not Effect.NOTHING and value != found.neutral:
             kept[key] = value
     if config.method.get("train_backbone"):
         kept["method.train_backbone"] = True

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from craft.config import declaration
+from craft.declared import Effect
 from craft.errors import InputError
 from craft.record import RunFolder
 from craft.storage import folder_atomically, write_json, write_text
@@ -23,7 +25,6 @@ ORIGINS = {
     "local": "GLUE {task}, from local files",
     "mini": "mini-GLUE {task} (synthetic, not GLUE)",
 }
-INCIDENTAL = ("checkpoint_minutes", "save_adapter")  # of the train section
 
 
 def share(folder: RunFolder, made: Mapping[str, Any]) -> str:
@@ -176,7 +177,8 @@ def _training(made: Mapping[str, Any]) -> str:
     provenance, config = made["provenance"], made["provenance"]["config"]
     start = provenance["start_from"]
     peft = {f"method.{k}": v for k, v in config["method"]["peft"].items()}
-    train = {f"train.{k}": v for k, v in config["train"].items() if k not in INCIDENTAL}
+    train = {f"train.{k}": v for k, v in config["train"].items()}
+    train = {k: v for k, v in train.items() if declaration(k).effect is not Effect.NOTHING}
     settings = {"seed": config["seed"], "start_from": start["run"] if start else None}
     settings |= {**peft, **train}
     rows = [f"| `{key}` | {json.dumps(value)} |" for key, value in settings.items()]

@@ -54,7 +54,7 @@ def test_every_row_but_the_reserve_is_scored_in_one_fold_and_trained_on_in_the_o
     kind, name, loaded
 ):
     task, data = task_of(name), loaded(kind, name)
-    folds = [fold_of(task, data, Fold(k, 5)) for k in range(5)]
+    folds = [fold_of(task, data, Fold(k, 5, 0)) for k in range(5)]
     everything, train = rows_of(task, data), len(data.splits["train"])
     held = set(reserve(task, train)[0].tolist())
     pool = sorted(set(range(len(everything))) - held)
@@ -109,7 +109,7 @@ def test_digest_is_of_the_pool_whatever_the_fold(name, loaded):
     for split in ("train", task.dev[-1]):  # of train and of dev
         changed = copy.deepcopy(data.splits)
         changed[split].texts[0][0] += "!"
-        assert fold_of(task, _digested(task, changed, data), Fold(0)).digest != digest
+        assert fold_of(task, _digested(task, changed, data), Fold(0, 5, 0)).digest != digest
 
 
 def _digested(task, splits, data):

@@ -6,10 +6,12 @@ import getpass
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,13 +24,17 @@ from tiny_bench import CONFIGS, Bench, compose, task_of
 import craft.computation
 import craft.run
 import craft.train
+from craft import config as settings
 from craft import memory, models, packing, record
 from craft.computation import Inputs
 from craft.config import flatten
+from craft.declared import Declared, Effect
 from craft.errors import InputError
 from craft.glue import sources
 from craft.glue.batches import encode
 from craft.glue.metrics import predictions_of, score
+from craft.report.settings import differences
+from craft.sharing import card
 from craft.storage import digest_of_tensors, read_tensors, write_json
 from craft.train import Interrupted, fit, predict
 
@@ -62,28 +68,50 @@ def refuse(*_):
 
 
 @pytest.mark.parametrize("group", CHOICES)
-def test_every_key_of_every_choice_is_declared_outcome_or_incidental(group):
+def test_every_key_of_every_choice_is_declared(group):
     for choice in CHOICES[group]:
         cfg = compose("model=roberta_base", f"{group}={choice}")
         for key, _ in flatten(OmegaConf.to_container(cfg, resolve=False)):
-            record.is_outcome(key)  # refuses a key in neither table
+            settings.declaration(key)  # refuses a key that is not
 
 
 def test_undeclared_key_is_refused():
     for key in ("new", "train.new", "method.new"):
-        with pytest.raises(InputError, match=f"{key} is declared neither outcome nor incidental"):
-            record.is_outcome(key)
+        with pytest.raises(InputError, match=f"{key} is declared nowhere"):
+            settings.declaration(key)
 
 
-@pytest.mark.parametrize("key", record.OUTCOME)
-def test_every_outcome_key_changes_the_id(key, bench):
+def test_comments_of_the_files_are_the_help_of_the_settings():
+    """The help of a setting stands behind its key, in configs/train.yaml or train/default.yaml."""
+    said = {}
+    for name, path in (("train.yaml", []), ("train/default.yaml", ["train"])):
+        parents = [*path]
+        for line in (CONFIGS / name).read_text().splitlines():
+            found = re.match(r"( *)(\w+):([^#]*)(?:# (.*))?$", line)
+            if not found:
+                continue
+            parents = [*parents[: len(path) + len(found[1]) // 2], found[2]]
+            said[".".join(parents)] = found[4] or ""
+    assert said.keys() >= {k for k in settings.DECLARED if k.split(".")[0] in ("train", "fold")}
+    for key, one in settings.DECLARED.items():
+        if key in said and key not in ("task", "data", "method", "logger", "recipe"):
+            assert said[key] == one.help, key
+
+
+CHANGING = [k for k, one in settings.DECLARED.items() if one.effect is not Effect.NOTHING]
+
+
+@pytest.mark.parametrize("key", CHANGING)
+def test_every_setting_that_changes_something_changes_the_id(key, bench):
     config = bench.config()
     value = {"_target_": "peft.LoraConfig"} if key == "method.peft" else "another"
     assert id_of(changed(config, key, value)) != id_of(config)
 
 
-@pytest.mark.parametrize("key", [*record.INCIDENTAL, "model.path", "data.dir", "task.metrics"])
-def test_no_incidental_key_changes_the_id(key, bench):
+@pytest.mark.parametrize(
+    "key", [*(settings.DECLARED.keys() - CHANGING), "model.path", "data.dir", "task.metrics"]
+)
+def test_no_other_setting_changes_the_id(key, bench):
     config = bench.config()
     if key in ("task", "task.metrics"):  # among its facts are the name and the headline, which do
         facts = {**config.resolved["task"], "metrics": ["another"]}
@@ -105,11 +133,12 @@ def test_records_on_file_keep_their_ids(path):
     kept, resolved = made["result"]["config"], made["provenance"]["config"]
     assert made["id"] == record.digest(kept)
     known = record.KNOWN.get(kept["model.digest"])
-    if known is None:  # of earlier weights that are not there any more
+    if known is None and "tokenizer.digest" not in kept:  # of weights that are not there any more
         assert kept["model.digest"].startswith("d10574eb") and "search" in path.parts
         return
     config = SimpleNamespace(resolved=resolved, method=resolved["method"])
-    digests = (kept["model.digest"], kept["data.digest"], known.tokenizer)
+    tokenizer = kept["tokenizer.digest"] if known is None else known.tokenizer
+    digests = (kept["model.digest"], kept["data.digest"], tokenizer)
     of_its_time = {k: kept[k] for k in ("protocol", "start_from.id") if k in kept}
     assert record.digest(record.identity(config, *digests) | of_its_time) == made["id"]
     other = record.identity(config, *digests[:2], "another") | of_its_time
@@ -149,9 +178,25 @@ def test_value_that_is_neutral_is_not_part_of_the_identity(bench, monkeypatch):
     config = bench.config()
     kept = record.identity(config, "", "", "")
     assert not kept.keys() & {"start_from", "train.accumulate", "train.batching", "train.tf32"}
-    monkeypatch.setitem(record.OUTCOME, "train.new", None)
+    more = Declared("a new one", Effect.RESULT, neutral=None, check=None)
+    monkeypatch.setitem(settings.DECLARED, "train.new", more)
     assert id_of(changed(config, "train.new", None)) == id_of(config)
     assert id_of(changed(config, "train.new", 1)) != id_of(config)
+
+
+def test_new_setting_is_seen_in_table_and_card_from_its_declaration_alone(bench, monkeypatch):
+    more = settings.setting("a new one", neutral=None)
+    monkeypatch.setitem(settings.DECLARED, "train.new", more)
+    made = bench.run()
+    default = dict(flatten(made["provenance"]["config"])) | {"train.new": None}
+    assert differences(made["provenance"]["config"], default) == {}
+    made["provenance"]["config"]["train"]["new"] = 1
+    assert differences(made["provenance"]["config"], default) == {"train.new": 1}
+    assert "| `train.new` | 1 |" in card(made)
+    for effect in (Effect.COMPUTATION, Effect.NOTHING):
+        monkeypatch.setitem(settings.DECLARED, "train.new", replace(more, effect=effect))
+        assert differences(made["provenance"]["config"], default) == {}
+        assert ("train.new" in card(made)) == (effect is Effect.COMPUTATION)
 
 
 def test_fields_at_the_default_of_their_class_are_left_out(bench):

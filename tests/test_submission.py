@@ -239,7 +239,7 @@ def test_test_sets_of_another_size_are_named(submit, tmp_path, capsys):
 def test_mini_glue_has_no_diagnostics_and_says_so(submit, tmp_path, capsys):
     submit("mnli-*", "data=mini", "draft=true")
     said = capsys.readouterr().err
-    assert "AX.tsv is missing: mini-GLUE: unknown task 'ax'" in said
+    assert "AX.tsv is missing: mini-GLUE: task 'ax' is not one of cola, " in said
     assert "MNLI-m.tsv: 200 rows instead of the 9796 of GLUE's test set" in said
 
 

@@ -77,7 +77,8 @@ def loop_of(config, model, tmp_path, **changes):
 
 
 def trainable(model):
-    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+    adapter, head = models.trained(model)
+    return {**adapter, **head}
 
 
 def state(model):

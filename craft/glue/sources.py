@@ -89,6 +89,9 @@ def _from_hub(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> L
 
 
 def _from_tables(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:
+    if not (MINI / task.hub).is_dir():
+        known = ", ".join(sorted(path.name for path in MINI.iterdir()))
+        raise InputError(f"mini-GLUE: task {task.name!r} is not one of {known}")
     return _from_folder(task, {"dir": MINI}, splits)
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
+from craft.declared import Effect, setting
 from craft.errors import InputError
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
@@ -32,7 +33,7 @@ class Task:
     the metric of the published tables; where there are several dev splits it is pooled over
     them."""
 
-    name: str
+    name: Annotated[str, setting(effect=Effect.PLACE)]
     hub: str
     folder: str
     columns: tuple[str, ...]
@@ -40,7 +41,9 @@ class Task:
     dev: tuple[str, ...]
     test: tuple[str, ...]
     metrics: tuple[str, ...]
-    headline: str
+    headline: Annotated[
+        str, setting(effect=Effect.PLACE)
+    ]  # its other facts show in the data's digest
     tsv: Tsv
 
     @classmethod

@@ -14,9 +14,8 @@ import pandas as pd
 
 from craft.config import flatten
 from craft.errors import InputError
-from craft.record import OUTCOME
 from craft.report.render import Table, percent
-from craft.report.settings import COMPUTATION, describe
+from craft.report.settings import describe, is_setting, neutral
 
 SCORED_ON = {"dev": "dev", "train_holdout": "a part of train", "fold": "folds of train and dev"}
 KEY = ["suite", "digest", "task", "method"]  # what a search is for: weights, not a model's name
@@ -69,8 +68,7 @@ def name_settings(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def fixed(config: Mapping[str, Any], differing: Mapping[str, Any]) -> dict[str, Any]:
     """The flat settings by which a search is known to cover a run: the method's and the model's
     that are not the default, all of training but how it is computed, and the start."""
-    trained = {k: v for k, v in flatten({"train": config["train"]}) if k not in COMPUTATION}
-    trained.pop("train.checkpoint_minutes", None)
+    trained = {k: v for k, v in flatten({"train": config["train"]}) if is_setting(k)}
     other = {k: v for k, v in differing.items() if not k.startswith(("train.", "selection"))}
     return other | trained | {"start_from": config.get("start_from")}
 
@@ -78,7 +76,7 @@ def fixed(config: Mapping[str, Any], differing: Mapping[str, Any]) -> dict[str, 
 def _agree(one: Mapping[str, Any], other: Mapping[str, Any], keys: Iterable[str]) -> bool:
     """Whether settings are the same in these keys; a value that is not stated is the neutral one,
     as in records of before its key."""
-    return all(one.get(k, OUTCOME.get(k)) == other.get(k, OUTCOME.get(k)) for k in keys)
+    return all(one.get(k, neutral(k)) == other.get(k, neutral(k)) for k in keys)
 
 
 def what_it_took(

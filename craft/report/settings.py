@@ -14,26 +14,10 @@ import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from craft.config import flatten
-from craft.record import OUTCOME
+from craft.config import declaration, flatten
+from craft.declared import ALWAYS, Effect
 
-# How a run was computed or kept, not what was, and what it drew besides its seed: these tell rows
-# apart only where a seed would stand twice in a cell.
-COMPUTATION = (
-    "train.device",
-    "train.threads",
-    "train.precision",
-    "train.tf32",
-    "train.batching",
-    "train.compile",
-    "train.accumulate",
-    "train.auto_accumulate",
-    "train.eval_batch_size",
-    "train.save_adapter",
-    "method.peft.decomposition_seed",
-)
-NOT_A_SETTING = ("seed", "start_from", "start_from.id", "task.name", "task.headline")
-NOT_A_SETTING += ("fold.number", "fold.permutation")  # as the seed
+NEW_DRAWS = ("method.peft.decomposition_seed",)  # of a method, beside the seed
 PAIR = ["seed", "fold"]  # what one run of a cell differs by from the next, and pairs with another's
 UNKNOWN = object()
 
@@ -107,12 +91,32 @@ def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[s
     chosen |= {key: config[key] for key in ("selection", "fold") if key in config}
     differing = {}
     for key, value in flatten(chosen):
-        known = default.get(key, UNKNOWN if key.startswith("train.") else OUTCOME.get(key))
-        if key in (*COMPUTATION, *NOT_A_SETTING, "train.checkpoint_minutes") or known is UNKNOWN:
+        known = default.get(key, UNKNOWN if key.startswith("train.") else neutral(key))
+        if not is_setting(key) or known is UNKNOWN:
             continue
         if value != known:
             differing[key] = value
     return differing
+
+
+def is_setting(key: str) -> bool:
+    """Whether tables name a key where its value is not the default; other keys tell rows apart only
+    where a seed would stand twice in a cell."""
+    return effect(key) is Effect.RESULT and key not in NEW_DRAWS
+
+
+def effect(key: str) -> Effect:
+    """What another value of a key of an identity changes; its protocol and digests are no settings
+    of a config."""
+    beside = key == "protocol" or key.endswith(".digest")
+    return Effect.RESULT if beside else declaration(key).effect
+
+
+def neutral(key: str) -> Any:
+    """The value of a key that a record does not hold, being of before it; None where it always
+    did."""
+    found = declaration(key).neutral
+    return None if found is ALWAYS else found
 
 
 def fold_of(config: Mapping[str, Any]) -> str:
@@ -128,10 +132,10 @@ def apart(identities: pd.DataFrame, pairs: pd.DataFrame) -> dict[Any, dict[str, 
     or a seed twice on one fold.
 
     `identities` holds one row per run of flat outcome keys, `pairs` its seed and fold."""
-    identities = identities.drop(columns=[c for c in NOT_A_SETTING if c in identities])
+    identities = identities.drop(columns=[c for c in identities if effect(c) is Effect.PLACE])
     text = identities.map(repr)
     varying = [c for c in text if text[c].nunique() > 1]
-    kept = [c for c in varying if c not in COMPUTATION]
+    kept = [c for c in varying if is_setting(c)]
     if pd.concat([text[kept], pairs], axis=1).duplicated().any():
         kept = varying
     return {run: {c: identities.at[run, c] for c in kept} for run in identities.index}

@@ -9,6 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from craft import record
+from craft.config import DECLARED
 from craft.storage import sha256, write_tensors
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -144,7 +145,7 @@ def make_run(
     kept |= {"search": True} if search else {}
     if fold:
         kept |= {"selection": "fold", "data.digest": sha256(f"{source}{task} fold".encode())}
-        kept |= {f"fold.{k}": v for k, v in chosen.items() if v != record.OUTCOME[f"fold.{k}"]}
+        kept |= {f"fold.{k}": v for k, v in chosen.items() if v != DECLARED[f"fold.{k}"].neutral}
     run_id = record.digest(kept)
     name = f"{task}-{method}-{model}-s{seed}-{run_id[:10]}"
     path = Path(folder) / name

@@ -158,7 +158,7 @@ def test_layers_know_their_widths(name):
     }
     assert widths <= {(16, 16), (16, 8), (8, 16), (None, None)} and widths
     if name in SANDWICH:
-        model = get_peft_model(gpt2(), CONFIGS[name](task_type=None))
+        model = get_peft_model(gpt2(), CONFIGS[name](task_type=None, target_modules=None))
         layer = model.transformer.h[0].attn.c_attn
         assert (layer.in_features, layer.out_features) == (16, 48)
 

@@ -69,7 +69,7 @@ def bert(seed=0, **changes):
 
 MODELS = {"roberta": roberta, "bert": bert}
 every_model = pytest.mark.parametrize("model", MODELS)
-every_tuner = pytest.mark.parametrize("name", CONFIGS)
+every_tuner = pytest.mark.parametrize("name", [*CONFIGS])
 
 
 def attach(model, name, adapter="default", **fields) -> PeftModel:
