@@ -20,7 +20,7 @@ TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
 MINUTES ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slurm faults test-slow test-compat test-peft lint format report report-check notebooks prepare sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
+.PHONY: help setup study test test-slurm faults test-slow test-compat test-peft lint format report report-check notebooks prepare sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
 
 help: ## this list (at once)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -99,6 +99,10 @@ sweep-status: $(STAMP) ## the newest sweep on Slurm, or SWEEP=<folder>: runs by 
 
 sweep-cancel: $(STAMP) ## cancel the jobs of the newest sweep on Slurm, or of SWEEP=<folder>, alone (seconds)
 	$(PY) scripts/sweep.py cancel $(if $(SWEEP),"sweep=$(SWEEP)") $(if $(OUTPUTS),"outputs=$(OUTPUTS)")
+
+# It makes a clone and an environment of its own, of the commit that the study is frozen at.
+study: ## work off the study of results/STUDY.md in outputs/study: GLUE_DIR=<folder>; LAST=<stage> (days on 2 cores; stop and go on at will)
+	$(PYTHON) scripts/study.py "$(GLUE_DIR)" $(if $(LAST),"last=$(LAST)")
 
 notebooks: $(STAMP) ## execute the notebooks on the committed records and keep their outputs (2 min)
 	$(PY) scripts/notebooks.py
