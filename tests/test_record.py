@@ -109,7 +109,7 @@ def test_every_setting_that_changes_something_changes_the_id(key, bench):
 
 
 @pytest.mark.parametrize(
-    "key", [*(settings.DECLARED.keys() - CHANGING), "model.path", "data.dir", "task.metrics"]
+    "key", [*sorted(settings.DECLARED.keys() - CHANGING), "model.path", "data.dir", "task.metrics"]
 )
 def test_no_other_setting_changes_the_id(key, bench):
     config = bench.config()
