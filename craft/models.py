@@ -31,9 +31,9 @@ from craft.card import NAME, as_name, read_card
 from craft.errors import InputError, first_line
 from craft.glue.batches import Layout, Tokens
 from craft.glue.tasks import Task
-from craft.ranks import Clipped
 from craft.storage import sha256
 from craft.targets import check_fields, peft_config_class
+from craft.tucker import Clipped
 from craft.tuners.encoders import ENCODERS
 from craft.tuners.group import layer_index
 from craft.tuners.targets import check_targets, default_targets, linear_names

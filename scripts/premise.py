@@ -11,9 +11,9 @@ from entry import options, start
 
 def main() -> None:
     from craft.errors import InputError
-    from craft.ranks import check_ranks
     from craft.report.premise import measured, premise_figure, premise_table
     from craft.report.weights import read_stacks
+    from craft.tucker import check_ranks
 
     given = options(sys.argv[1:], model=None, ranks="24,100,100", out="outputs/premise")
     folders = [Path(folder) for folder in (given["model"] or "").split(",") if folder]

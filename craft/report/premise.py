@@ -16,11 +16,10 @@ import torch
 from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
-from craft.ranks import Rank
 from craft.report.render import MISSING, Table, percent
 from craft.report.style import COLOURS, DASHES, Drawn, canvas, legend_below, styled
 from craft.report.weights import MODES, RANKS, Stacks
-from craft.tucker import decompose, gram_matrices
+from craft.tucker import Rank, decompose, gram_matrices
 
 ADAPTED = ("query", "value")  # by default
 DRAWS = 5  # of the permuted and of the random, whose mean is told

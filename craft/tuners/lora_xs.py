@@ -15,7 +15,7 @@ from peft.utils import PeftType
 from torch import Tensor, nn
 
 from craft.errors import InputError
-from craft.ranks import Clipped
+from craft.tucker import Clipped
 from craft.tuners.encoders import ENCODERS
 from craft.tuners.group import Group
 from craft.tuners.registration import register

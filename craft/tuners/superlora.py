@@ -19,7 +19,7 @@ from peft.utils import PeftType
 from torch import Tensor
 
 from craft.errors import InputError
-from craft.ranks import Rank, check_ranks, clip_ranks
+from craft.tucker import Rank, check_ranks, clip_ranks
 from craft.tuners.group import Group
 from craft.tuners.registration import register
 from craft.tuners.sandwich import SandwichConfig, SandwichModel
