@@ -193,6 +193,13 @@ def options(arguments: list[str], **defaults: str | None) -> dict[str, str | Non
     return given
 
 
+def count(name: str, text: str) -> int:
+    """A whole number of at least 1 from the command line; InputError names the option otherwise."""
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
 def start(main: Callable[[], None]) -> None:
     """Run a main function and leave with 0, 2 after a user's error, or 130 when stopped.
 

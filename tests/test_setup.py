@@ -145,15 +145,24 @@ def test_no_file_mentions_a_path_of_a_machine():
     assert not mentions
 
 
-def test_make_hands_on_every_option_of_reproduce_that_its_help_names():
-    named = re.search(r"^reproduce-glue:.*?## [^;]*;(.*)\(", MAKEFILE, flags=re.MULTILINE)
+@pytest.mark.parametrize(
+    ("target", "some"),
+    [("reproduce-glue", {"SUITE", "METHODS", "TASKS", "WORKERS"}), ("doctor", {"SUITE"})],
+)
+def test_make_hands_on_every_option_that_its_help_names(target, some):
+    named = re.search(rf"^{target}:.*?## [^;]*;(.*)\(", MAKEFILE, flags=re.MULTILINE)
     assert named, "the target has no help of the form `what it does; OPTIONS (minutes)`"
     options = re.findall(r"\b[A-Z]+(?:_[A-Z]+)?\b", named[1])
-    assert {"SUITE", "METHODS", "TASKS", "WORKERS"} <= set(options)
+    assert some | {"GLUE_DIR", "MODEL_DIR"} <= set(options)
     given = [f"{option}=given-{option}" for option in options]
     shown = subprocess.run(
-        ["make", "-n", "-C", ROOT, "reproduce-glue", *given],
+        ["make", "-n", "-C", ROOT, target, *given],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     for option in options:
         assert f'"{option.lower()}=given-{option}"' in shown
+
+
+def test_promotes_help_names_runs_as_the_script_takes_them():
+    named = re.search(r'^promote:.*RUNS="(.*?)"', MAKEFILE, flags=re.MULTILINE)
+    assert named and "/" not in named[1]  # names and patterns, not paths
