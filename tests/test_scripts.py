@@ -593,3 +593,48 @@ def test_tiny_bert_runs_by_the_same_command(tiny_bert, tiny_glue, tmp_path, trai
     assert {"accuracy", "accuracy_matched", "accuracy_mismatched"} == set(
         made["result"]["score"]["best"]
     )
+
+
+def test_reader_that_leaves_ends_a_script_without_a_word():
+    code = "import entry; entry.start(lambda: print('line\\n' * 100_000))"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["model", "data"])
+def test_hub_that_is_out_of_reach_is_one_line(source, bench, tmp_path):
+    line = bench.overrides() if source == "data" else ["logger=none"]
+    line = [o for o in line if not o.startswith("data")] + ["data=hub"]
+    environment = {k: v for k, v in os.environ.items() if k not in OFFLINE} | {
+        "PYTHONPATH": str(ROOT), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "scripts/train.py", *line], cwd=ROOT, env=environment, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "is neither reachable nor cached" in done.stderr
+
+
+def test_deprecations_between_peft_and_transformers_are_not_the_users():
+    code = "import warnings, entry\n"
+    code += "for _ in range(2): warnings.warn('`is_gradient_checkpointing` is deprecated', "
+    code += "FutureWarning)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
