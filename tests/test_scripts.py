@@ -166,7 +166,19 @@ def test_value_that_must_be_given_is_asked_for(key, bench, train, capsys):
 
 def test_missing_recipe_row_is_named(bench, train, capsys):
     line = [o for o in bench.overrides("~recipe.rte") if not o.startswith("train.lr")]
-    message = "the recipe of CRAFT on local gives no lr for task rte; give it: train.lr=VALUE"
+    message = (
+        "the recipe of CRAFT on local gives no lr, weight_decay, warmup, beta2, eps for task rte: "
+    )
+    message += "give train.lr=VALUE train.weight_decay=VALUE"
+    assert_refused(bench, train(*line), capsys.readouterr(), message)
+
+
+def test_all_that_must_be_given_is_asked_for_at_once(bench, train, capsys):
+    absent = ("model.path=", "data.dir=", "train.lr=", "train.head_lr=", "train.epochs=")
+    line = [o for o in bench.overrides() if not o.startswith(absent)]
+    message = "model.path, data.dir must be given; the recipe of CRAFT on local gives no lr, "
+    message += "head_lr, epochs for task rte: give model.path=VALUE data.dir=VALUE "
+    message += "train.lr=VALUE train.head_lr=VALUE train.epochs=VALUE$"
     assert_refused(bench, train(*line), capsys.readouterr(), message)
 
 
@@ -638,3 +650,16 @@ def test_deprecations_between_peft_and_transformers_are_not_the_users():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+def test_use_of_an_adapter_asks_for_nothing_of_its_training(bench, train, capsys):
+    made = bench.run()
+    recipe = ("train.lr=", "train.head_lr=", "train.epochs=")
+    line = [o for o in bench.overrides() if not o.startswith(recipe)]
+    line.append(f"adapter={bench.folder() / 'best'}")
+    assert train("mode=evaluate", *line) == 0
+    score = made["result"]["score"]
+    assert json.loads(capsys.readouterr().out)["accuracy"] == score["best"]["accuracy"]
+    written = bench.outputs / "predicted.tsv"
+    assert train("mode=predict", f"predict.output={written}", *line) == 0
+    assert written.is_file()
