@@ -107,15 +107,18 @@ study: ## work off the study of results/STUDY.md in outputs/study: GLUE_DIR=<fol
 notebooks: $(STAMP) ## execute the notebooks on the committed records and keep their outputs (2 min)
 	$(PY) scripts/notebooks.py
 
-promote: $(STAMP) ## copy clean run records into results/: RUNS="outputs/runs/<run> ..." (seconds)
+promote: $(STAMP) ## copy clean run records into results/: RUNS="<name or pattern> ..." (seconds)
 	$(PY) scripts/promote.py $(RUNS)
 
 bench: $(STAMP) ## speed and memory beside what one would take instead; BENCH="trainer ..." GLUE_DIR TOKENIZER (45 min on 2 idle cores)
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=PASSIVE $(PY) scripts/bench.py $(BENCH) \
 		$(if $(GLUE_DIR),"glue_dir=$(GLUE_DIR)") $(if $(TOKENIZER),"tokenizer=$(TOKENIZER)")
 
-doctor: $(STAMP) ## what this machine has and lacks: GPU, weights, GLUE (seconds)
-	$(PY) scripts/doctor.py
+doctor: $(STAMP) ## what this machine has and lacks: GPU, weights, GLUE; SUITE GLUE_DIR MODEL_DIR (seconds)
+	$(PY) scripts/doctor.py \
+		$(if $(SUITE),"suite=$(SUITE)") \
+		$(if $(GLUE_DIR),"glue_dir=$(GLUE_DIR)") \
+		$(if $(MODEL_DIR),"model_dir=$(MODEL_DIR)")
 
 # Refused while the Makefile is read: before minutes of set-up.
 ifneq ($(filter pretrain-mini,$(MAKECMDGOALS)),)

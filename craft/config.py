@@ -20,6 +20,8 @@ from craft.vertical import REFERENCES
 
 MODES = ("train", "evaluate", "predict")
 SELECTIONS = ("dev", "train_holdout", "fold")
+# for evaluate and predict, which read none of them, where the recipe has no value
+UNTRAINED = {"lr": 0.0, "head_lr": 0.0, "epochs": 1}
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
@@ -370,24 +372,35 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     """The plain config with interpolations filled in; of the recipe only the source of the row that
     was used stays.
 
-    InputError where the recipe has no value for the task, or a value that must be given is not."""
+    InputError names all values at once that must be given, or that the recipe has none of."""
     row = (cfg.get("recipe") or {}).get(cfg.task.name) or {}
+    cfg = copy.deepcopy(cfg)
+    of_recipe: dict[str, str] = {}
+    others: list[str] = []
     for key, value in flatten(OmegaConf.to_container(cfg, resolve=False)):  # type: ignore[arg-type]
         name = re.fullmatch(r"\$\{recipe\.\$\{task\.name\}\.(\w+)\}", str(value))
         if name and (name[1] not in row or OmegaConf.is_missing(row, name[1])):
-            raise InputError(
-                f"the recipe of {cfg.method.label} on {cfg.model.name or 'local'} gives no "
-                f"{name[1]} for task {cfg.task.name}; give it: {key}=VALUE"
-            )
+            if cfg.mode != "train" and name[1] in UNTRAINED:
+                OmegaConf.update(cfg, key, UNTRAINED[name[1]])
+            else:
+                of_recipe[key] = name[1]
+        elif value == "???" and not key.startswith("recipe."):
+            others.append(key)
+    said = [f"{', '.join(others)} must be given"] if others else []
+    if of_recipe:
+        said.append(
+            f"the recipe of {cfg.method.label} on {cfg.model.name or 'local'} gives no "
+            f"{', '.join(of_recipe.values())} for task {cfg.task.name}"
+        )
+    if said:
+        line = " ".join(f"{key}=VALUE" for key in (*others, *of_recipe))
+        raise InputError(f"{'; '.join(said)}: give {line}")
     try:
         values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise InputError(first_line(error)) from error
     assert isinstance(values, dict)
     values["recipe"] = {"source": row.get("source")}
-    for key, value in flatten(values):
-        if value == "???":
-            raise InputError(f"{key} must be given: {key}=VALUE")
     return values  # type: ignore[return-value]
 
 

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from craft import paper
+from craft import hub, paper
 from craft.card import NAME, as_name, read_card
 from craft.errors import InputError, first_line
 from craft.glue.batches import Layout, Tokens
@@ -208,7 +208,8 @@ def _download(repository: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
+        with hub.one_error():
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
     except Exception as error:  # the hub's client raises errors of many kinds
         raise InputError(
             f"{repository} is neither reachable nor cached ({first_line(error)}); "

@@ -44,16 +44,16 @@ def find(model_dir: str | None, glue_dir: str | None, hub_answers: bool) -> Find
     """Look for the paper's models (`model_dir`/roberta-base ...), GLUE (`glue_dir`/CoLA ...), and a
     GPU.
 
-    A hub that answers counts as weights and data being there. InputError where a folder that was
-    given lacks them."""
-    weights: dict[str, str | None] = {}
-    for name, folder in PAPER_MODELS.items():
-        weights[name] = "hub" if hub_answers else None
-        if model_dir is not None:
+    A hub that answers counts as weights and data being there, and a `model_dir` as all the weights
+    there are. InputError where a folder that was given has none of what it is for."""
+    weights: dict[str, str | None] = dict.fromkeys(PAPER_MODELS, "hub" if hub_answers else None)
+    if model_dir is not None:
+        for name, folder in PAPER_MODELS.items():
             path = Path(model_dir) / folder
-            if not (path / "config.json").is_file():
-                raise InputError(f"MODEL_DIR: there is no {folder}/config.json in {model_dir}")
-            weights[name] = str(path)
+            weights[name] = str(path) if (path / "config.json").is_file() else None
+        if not any(weights.values()):
+            files = " nor ".join(f"{folder}/config.json" for folder in PAPER_MODELS.values())
+            raise InputError(f"MODEL_DIR: there is neither {files} in {model_dir}")
     if (
         glue_dir is not None
         and not (Path(glue_dir) / "CoLA").is_dir()
@@ -93,13 +93,13 @@ def hub_answers(seconds: float = 3.0) -> bool:
 
 
 def choose(findings: Findings, wanted: str | None) -> tuple[str, str]:
-    """The suite to run and why. InputError names what is missing where a GPU is there and weights
-    or data are not."""
-    lacking = [
-        f"{name} weights (MODEL_DIR=FOLDER)"
-        for name, place in findings.weights.items()
-        if place is None
-    ]
+    """The suite to run and why; one of the paper's models is enough for the paper's. InputError
+    names what is missing where a GPU is there and weights or data are not."""
+    absent = [name for name, place in findings.weights.items() if place is None]
+    lacking = []
+    if len(absent) == len(findings.weights):
+        lacking.append(f"{' or '.join(absent)} weights (MODEL_DIR=FOLDER)")
+    without = "".join(f"; {name} is left out" for name in absent)
     if findings.glue is None:
         lacking.append("GLUE (GLUE_DIR=FOLDER)")
     if wanted is not None:
@@ -109,12 +109,12 @@ def choose(findings: Findings, wanted: str | None) -> tuple[str, str]:
             raise InputError(f"SUITE=paper: missing {', '.join(lacking)}")
         if wanted == "small" and findings.glue in (None, "hub"):
             raise InputError("SUITE=small: missing GLUE (GLUE_DIR=FOLDER)")
-        return wanted, "asked for"
+        return wanted, "asked for" + (without if wanted == "paper" else "")
     if findings.gpu is None:
         return "mini", "there is no GPU; the paper's models take hours on one"
     if lacking:
-        raise InputError(f"a GPU is here, but missing: {', '.join(lacking)}; or take SUITE=mini")
-    return "paper", "a GPU, weights and GLUE are here"
+        raise InputError(f"GPU: {findings.gpu}; missing: {', '.join(lacking)}; or take SUITE=mini")
+    return "paper", f"GPU: {findings.gpu}; GLUE and weights are there{without}"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ def _one_line(message: Warning | str, category: type[Warning], *place: Any, **mo
 
 
 warnings.formatwarning = _one_line
+# peft's call to what transformers has deprecated, said again for each model
+warnings.filterwarnings(
+    "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+)
 
 
 class Stopped(Exception):
@@ -193,6 +197,13 @@ def options(arguments: list[str], **defaults: str | None) -> dict[str, str | Non
     return given
 
 
+def count(name: str, text: str) -> int:
+    """A whole number of at least 1 from the command line; InputError names the option otherwise."""
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
 def start(main: Callable[[], None]) -> None:
     """Run a main function and leave with 0, 2 after a user's error, or 130 when stopped.
 
@@ -205,6 +216,10 @@ def start(main: Callable[[], None]) -> None:
     try:
         main()
         LastLine.show()
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read the output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (InputError, Refused, HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         LastLine.show()

@@ -13,24 +13,29 @@ PATIENCE = 60.0  # seconds for a worker that is replaced to leave
 
 
 def launch_on_gpus(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) -> Any:
-    """joblib's own launch, with as many workers as there are places on GPUs.
-
-    InputError where there is no GPU, or fewer than asked for."""
+    """joblib's own launch, with as many workers as there are places on GPUs."""
     from hydra_plugins.hydra_joblib_launcher import _core
 
-    devices = visible_gpus()
-    wanted = len(devices) if launcher.gpus is None else launcher.gpus
-    if not devices or not 1 <= wanted <= len(devices):
-        raise InputError(
-            f"hydra/launcher=gpus: {wanted} GPUs are asked for, torch sees {len(devices)}"
-        )
-    places = [device for device in devices[:wanted] for _ in range(launcher.runs_per_gpu)]
+    places = [d for d in asked_for(launcher.gpus) for _ in range(launcher.runs_per_gpu)]
     with tempfile.TemporaryDirectory(prefix="craft-gpus-") as folder:
         if len(places) == 1:  # joblib then runs in this process and asks for no initializer
             take_place(folder, places)
         begin = {"initializer": take_place, "initargs": (folder, places)}
         launcher.joblib = {"n_jobs": len(places), **begin}
         return _core.launch(launcher=launcher, job_overrides=job_overrides, initial_job_idx=first)
+
+
+def asked_for(gpus: int | None) -> list[str]:
+    """So many of this machine's GPUs, or all; InputError where there is none, or fewer."""
+    devices = visible_gpus()
+    if not devices:
+        raise InputError("hydra/launcher=gpus: torch sees no GPU on this machine")
+    wanted = len(devices) if gpus is None else gpus
+    if not 1 <= wanted <= len(devices):
+        raise InputError(
+            f"hydra/launcher=gpus: {wanted} GPUs are asked for, torch sees {len(devices)}"
+        )
+    return devices[:wanted]
 
 
 def visible_gpus() -> list[str]:

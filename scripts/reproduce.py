@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from entry import options, start, stopped
+from entry import count, options, start, stopped
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -85,6 +85,8 @@ def sweeps(suite: str, given: dict[str, Any], findings: Any) -> list[Sweep]:
         ]
     found = []
     for name, place in findings.weights.items():
+        if place is None:
+            continue
         rows = [
             f"{name.removeprefix('roberta_')}_{m}"
             for m in ["craft", *(given["methods"] or "").split(",")]
@@ -221,10 +223,12 @@ def main() -> None:
     )  # fmt: skip
     if given["launcher"] not in LAUNCHERS:
         raise InputError(f"LAUNCHER {given['launcher']!r} is not one of {', '.join(LAUNCHERS)}")
+    asked = None if given["workers"] is None else count("WORKERS", given["workers"])
     on_slurm = given["launcher"] == "slurm"
     findings = suite.find(given["model_dir"], given["glue_dir"], suite.hub_answers())
-    if on_slurm and findings.gpu is None:
-        findings = replace(findings, gpu="on Slurm's nodes")
+    if on_slurm:  # what this machine has does not matter: the runs are on the nodes
+        on_cpu = "gpus_per_node=0" in (given["slurm"] or "").split()
+        findings = replace(findings, gpu=None if on_cpu else "on Slurm's nodes")
     print("\n".join(findings.lines()))
     chosen, reason = suite.choose(findings, given["suite"])
     print(f"{'suite':24}{chosen}: {reason}\n")
@@ -237,7 +241,7 @@ def main() -> None:
     shared = [f"train.precision={precision}", "logger=none", f"outputs={given['outputs']}"]
     grids = [Sweep([*sweep.fixed, *shared], sweep.grid) for sweep in grids]
     planned = plan(grids)
-    workers = int(given["workers"] or (1 if findings.gpu else findings.cores))
+    workers = asked or (1 if findings.gpu else findings.cores)
     pending = [run for run in planned if not run.done()]
     minutes = sum(run.tokens for run in pending) / rate / workers / 60
     print(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from entry import listen, options, start, stopped
+from entry import count, listen, options, start, stopped
 
 from craft.errors import InputError, Interrupted
 
@@ -90,8 +90,7 @@ def main() -> None:
     for encoder in plan.plain["encoders"]:
         if not (Path(str(given["encoders"])) / encoder / "config.json").is_file():
             raise InputError(f"encoders: there is no {encoder}/config.json in {given['encoders']}")
-    if not str(given["workers"]).isdecimal() or int(str(given["workers"])) < 1:
-        raise InputError(f"workers must be a whole number of at least 1, not {given['workers']!r}")
+    workers = count("workers", str(given["workers"]))
     names = [stage.name for stage in plan.stages]
     if given["last"] is not None and given["last"] not in names:
         raise InputError(f"last {given['last']!r} is not one of {', '.join(names)}")
@@ -113,7 +112,7 @@ def main() -> None:
         return
     listen()
     os.nice(19)
-    work_off(plan, work, command, int(str(given["workers"])), given["last"])
+    work_off(plan, work, command, workers, given["last"])
 
 
 def work_off(plan: Any, work: Work, command: Any, workers: int, last: str | None) -> None:

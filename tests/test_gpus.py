@@ -8,10 +8,7 @@ import sys
 from collections import defaultdict
 
 import pytest
-from omegaconf import OmegaConf
 from tiny_bench import CONFIGS, ROOT
-
-from craft.errors import InputError
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import gpus  # noqa: E402
@@ -74,11 +71,26 @@ def test_fewer_gpus_may_be_asked_for_and_more_are_refused(tmp_path):
     assert "3 GPUs are asked for, torch sees 2" in done.stderr.splitlines()[-1]
 
 
-def test_machine_without_a_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    launcher = OmegaConf.load(CONFIGS / "hydra" / "launcher" / "gpus.yaml")
-    with pytest.raises(InputError, match="0 GPUs are asked for, torch sees 0"):
-        gpus.launch_on_gpus(launcher, [["seed=0"]], 0)
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [
+        ("gpus", "hydra/launcher=gpus: torch sees no GPU on this machine"),
+        ("slurm", "hydra/launcher=slurm: there is no squeue, sbatch on this machine's PATH"),
+    ],
+)
+def test_machine_without_what_a_launcher_needs_is_refused_and_nothing_is_left(
+    launcher, message, tmp_path
+):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment["PATH"] = str(tmp_path / "nothing")
+    line = ["-m", f"hydra/launcher={launcher}", "seed=0,1", f"outputs={tmp_path / 'outputs'}"]
+    done = subprocess.run(
+        [sys.executable, "scripts/train.py", *line], cwd=ROOT, env=environment, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(f"error: {message}")
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize(

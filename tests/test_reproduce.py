@@ -47,9 +47,17 @@ def test_suite_follows_from_what_is_there(found, wanted, suite):
 @pytest.mark.parametrize(
     "found, wanted, message",
     [
-        (findings("a GPU"), None, r"a GPU is here, but missing: .*GLUE_DIR=.*SUITE=mini"),
+        (
+            findings("a GPU"),
+            None,
+            r"GPU: a GPU; missing: roberta_base or roberta_large weights .*GLUE_DIR=.*SUITE=mini",
+        ),
         (findings("a GPU", BOTH), None, r"missing: GLUE \(GLUE_DIR=FOLDER\); or take SUITE=mini"),
-        (findings(glue="hub"), "paper", r"missing roberta_base weights \(MODEL_DIR=FOLDER\)"),
+        (
+            findings(glue="hub"),
+            "paper",
+            r"missing roberta_base or roberta_large weights \(MODEL_DIR=FOLDER\)",
+        ),
         (findings(glue="hub"), "small", r"missing GLUE \(GLUE_DIR=FOLDER\)"),
         (findings(), "large", r"SUITE 'large' is not one of mini, small, paper"),
     ],
@@ -61,7 +69,8 @@ def test_what_is_missing_is_said_in_one_line(found, wanted, message):
 
 
 def test_folders_that_lack_what_they_should_hold_are_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no roberta-base/config.json in"):
+    lacking = "neither roberta-base/config.json nor roberta-large/config.json in"
+    with pytest.raises(InputError, match=lacking):
         find(str(tmp_path), None, hub_answers=False)
     with pytest.raises(InputError, match="there is neither CoLA/ nor cola/ in"):
         find(None, str(tmp_path), hub_answers=False)
@@ -75,6 +84,22 @@ def test_folders_that_were_given_are_found(tmp_path):
     found = find(str(tmp_path), str(tmp_path), hub_answers=True)
     assert found.glue == str(tmp_path)
     assert found.weights["roberta_large"] == str(tmp_path / "roberta-large")
+
+
+def test_one_of_the_papers_models_is_enough(tmp_path):
+    (tmp_path / "roberta-base").mkdir()
+    (tmp_path / "roberta-base" / "config.json").write_text("{}")
+    found = find(str(tmp_path), None, hub_answers=False)
+    base = str(tmp_path / "roberta-base")
+    assert found.weights == {"roberta_base": base, "roberta_large": None}
+    found = findings("a GPU", found.weights, "glue")
+    assert choose(found, None) == (
+        "paper",
+        "GPU: a GPU; GLUE and weights are there; roberta_large is left out",
+    )
+    assert choose(found, "paper") == ("paper", "asked for; roberta_large is left out")
+    (sweep,) = reproduce.sweeps("paper", OPTIONS, found)
+    assert sweep.grid["row"] == ["base_craft"] and f"model.path={base}" in sweep.fixed
 
 
 # --- what is planned
@@ -133,6 +158,33 @@ def test_unknown_option_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "suit=mini"])
     with pytest.raises(InputError, match="'suit=mini' is not one of suite=, methods=, tasks="):
         reproduce.main()
+
+
+@pytest.mark.parametrize("workers", ["0", "two", "-1", "1.5"])
+def test_impossible_number_of_workers_is_refused_at_once(workers, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "suite=mini", f"workers={workers}"])
+    message = f"WORKERS must be a whole number of at least 1, not '{workers}'"
+    with pytest.raises(InputError, match=message):
+        reproduce.main()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("slurm", "there"), [(None, True), ("partition=gpu", True), ("gpus_per_node=0", False)]
+)
+def test_gpus_of_slurms_nodes_are_not_said_to_be_here(slurm, there, monkeypatch, capsys):
+    line = ["launcher=slurm", *([] if slurm is None else [f"slurm={slurm}"])]
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *line])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: not there)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
+    monkeypatch.setattr("craft.suite.hub_answers", lambda: False)
+    monkeypatch.setattr(reproduce, "submit", lambda *_: None)
+    if there:
+        with pytest.raises(InputError, match="^GPU: on Slurm's nodes; missing: .*SUITE=mini$"):
+            reproduce.main()
+    else:
+        reproduce.main()
+        assert "mini: there is no GPU" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -166,7 +166,19 @@ def test_value_that_must_be_given_is_asked_for(key, bench, train, capsys):
 
 def test_missing_recipe_row_is_named(bench, train, capsys):
     line = [o for o in bench.overrides("~recipe.rte") if not o.startswith("train.lr")]
-    message = "the recipe of CRAFT on local gives no lr for task rte; give it: train.lr=VALUE"
+    message = (
+        "the recipe of CRAFT on local gives no lr, weight_decay, warmup, beta2, eps for task rte: "
+    )
+    message += "give train.lr=VALUE train.weight_decay=VALUE"
+    assert_refused(bench, train(*line), capsys.readouterr(), message)
+
+
+def test_all_that_must_be_given_is_asked_for_at_once(bench, train, capsys):
+    absent = ("model.path=", "data.dir=", "train.lr=", "train.head_lr=", "train.epochs=")
+    line = [o for o in bench.overrides() if not o.startswith(absent)]
+    message = "model.path, data.dir must be given; the recipe of CRAFT on local gives no lr, "
+    message += "head_lr, epochs for task rte: give model.path=VALUE data.dir=VALUE "
+    message += "train.lr=VALUE train.head_lr=VALUE train.epochs=VALUE$"
     assert_refused(bench, train(*line), capsys.readouterr(), message)
 
 
@@ -593,3 +605,61 @@ def test_tiny_bert_runs_by_the_same_command(tiny_bert, tiny_glue, tmp_path, trai
     assert {"accuracy", "accuracy_matched", "accuracy_mismatched"} == set(
         made["result"]["score"]["best"]
     )
+
+
+def test_reader_that_leaves_ends_a_script_without_a_word():
+    code = "import entry; entry.start(lambda: print('line\\n' * 100_000))"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["model", "data"])
+def test_hub_that_is_out_of_reach_is_one_line(source, bench, tmp_path):
+    line = bench.overrides() if source == "data" else ["logger=none"]
+    line = [o for o in line if not o.startswith("data")] + ["data=hub"]
+    environment = {k: v for k, v in os.environ.items() if k not in OFFLINE} | {
+        "PYTHONPATH": str(ROOT), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "scripts/train.py", *line], cwd=ROOT, env=environment, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "is neither reachable nor cached" in done.stderr
+
+
+def test_deprecations_between_peft_and_transformers_are_not_the_users():
+    code = "import warnings, entry\n"
+    code += "for _ in range(2): warnings.warn('`is_gradient_checkpointing` is deprecated', "
+    code += "FutureWarning)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
+def test_use_of_an_adapter_asks_for_nothing_of_its_training(bench, train, capsys):
+    made = bench.run()
+    recipe = ("train.lr=", "train.head_lr=", "train.epochs=")
+    line = [o for o in bench.overrides() if not o.startswith(recipe)]
+    line.append(f"adapter={bench.folder() / 'best'}")
+    assert train("mode=evaluate", *line) == 0
+    score = made["result"]["score"]
+    assert json.loads(capsys.readouterr().out)["accuracy"] == score["best"]["accuracy"]
+    written = bench.outputs / "predicted.tsv"
+    assert train("mode=predict", f"predict.output={written}", *line) == 0
+    assert written.is_file()

@@ -145,15 +145,54 @@ def test_no_file_mentions_a_path_of_a_machine():
     assert not mentions
 
 
-def test_make_hands_on_every_option_of_reproduce_that_its_help_names():
-    named = re.search(r"^reproduce-glue:.*?## [^;]*;(.*)\(", MAKEFILE, flags=re.MULTILINE)
+@pytest.mark.parametrize(
+    ("target", "some"),
+    [("reproduce-glue", {"SUITE", "METHODS", "TASKS", "WORKERS"}), ("doctor", {"SUITE"})],
+)
+def test_make_hands_on_every_option_that_its_help_names(target, some):
+    named = re.search(rf"^{target}:.*?## [^;]*;(.*)\(", MAKEFILE, flags=re.MULTILINE)
     assert named, "the target has no help of the form `what it does; OPTIONS (minutes)`"
     options = re.findall(r"\b[A-Z]+(?:_[A-Z]+)?\b", named[1])
-    assert {"SUITE", "METHODS", "TASKS", "WORKERS"} <= set(options)
+    assert some | {"GLUE_DIR", "MODEL_DIR"} <= set(options)
     given = [f"{option}=given-{option}" for option in options]
     shown = subprocess.run(
-        ["make", "-n", "-C", ROOT, "reproduce-glue", *given],
+        ["make", "-n", "-C", ROOT, target, *given],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     for option in options:
         assert f'"{option.lower()}=given-{option}"' in shown
+
+
+def test_promotes_help_names_runs_as_the_script_takes_them():
+    named = re.search(r'^promote:.*RUNS="(.*?)"', MAKEFILE, flags=re.MULTILINE)
+    assert named and "/" not in named[1]  # names and patterns, not paths
+
+
+def test_editable_install_is_found_from_the_folder_that_a_clone_lies_in(tmp_path):
+    """There `craft`, the clone, is a folder without __init__.py, which Python takes for a package
+    unless a real one is on its path."""
+    clone, site = tmp_path / "craft", tmp_path / "site"
+    (clone / "craft").mkdir(parents=True)
+    (clone / "craft" / "__init__.py").touch()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    build = "from setuptools.build_meta import build_editable; import sys; "
+    build += "build_editable(sys.argv[1])"
+    site.mkdir()
+    subprocess.run([sys.executable, "-c", build, site], cwd=clone, capture_output=True, check=True)
+    (wheel,) = site.glob("*.whl")
+    shutil.unpack_archive(wheel, site, "zip")
+    code = "import site, sys; site.addsitedir(sys.argv[1]); import craft; print(craft.__file__)"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, site], cwd=tmp_path, env=environment,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(clone / "craft" / "__init__.py")
+
+
+def test_what_the_extra_for_slurm_installs_is_imported():
+    sources = [*ROOT.glob("craft/**/*.py"), *ROOT.glob("scripts/**/*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    for wanted in map(Requirement, PROJECT["optional-dependencies"]["slurm"]):
+        assert re.search(rf"^\s*(import|from) {wanted.name}\b", text, flags=re.MULTILINE), wanted

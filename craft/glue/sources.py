@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from craft import hub
 from craft.errors import InputError, first_line
 from craft.glue.tasks import Split, Task
 
@@ -75,7 +76,8 @@ def _from_hub(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> L
 
     repository, revision = source["repository"], source["revision"]
     try:
-        found = load_dataset(repository, task.hub, revision=revision)
+        with hub.one_error():
+            found = load_dataset(repository, task.hub, revision=revision)
     except (ConnectionError, FileNotFoundError, OSError, ValueError) as error:
         raise InputError(
             f"{repository} ({task.hub}) is neither reachable nor cached ({first_line(error)}); "

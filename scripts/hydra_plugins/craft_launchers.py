@@ -1,5 +1,6 @@
 """Hydra's launchers of this project; Hydra finds them here, in its namespace of plugins."""
 
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,14 @@ class GpusLauncher(JoblibLauncher):
         super().__init__()
         self.gpus, self.runs_per_gpu = gpus, runs_per_gpu
 
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from gpus import asked_for
+
+        asked_for(self.gpus)  # refused before the sweeper makes its folder
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
@@ -36,6 +45,12 @@ class SlurmLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        absent = [name for name in ("squeue", "sbatch") if shutil.which(name) is None]
+        if absent:  # refused before the sweeper makes its folder
+            raise InputError(
+                f"hydra/launcher=slurm: there is no {', '.join(absent)} on this machine's PATH; "
+                "start the sweep where Slurm is, or leave the launcher out"
+            )
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
