@@ -2,13 +2,13 @@
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from craft import declared
@@ -205,7 +205,8 @@ class RunConfig:
         neutral=False, check=truth,
     )]  # fmt: skip
     start_from: Annotated[str | None, setting(
-        "null: the pre-trained model; mnli: adapter and head of the same config with task=mnli",
+        "null: the pre-trained model; mnli: adapter and head of the same config with task=mnli and "
+        "what MNLI's recipe and row say of training; another value of it: recipe.mnli.epochs=3",
         Effect.PLACE, neutral=None, check=optional(one_of("mnli")),
     )]  # fmt: skip
     adapter: Annotated[
@@ -358,14 +359,20 @@ def _fold(values: Mapping[str, Any]) -> Fold:
     return fold
 
 
-def with_task(cfg: DictConfig, task: Path) -> DictConfig:
-    """The same composed config for another task (its YAML file), from the pre-trained model: a
-    `start_from` run's donor."""
-    other = copy.deepcopy(cfg)
-    with open_dict(other):
-        other.task = OmegaConf.load(task)
-        other.start_from = None
-    return other
+def donor_line(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
+    """The command line of the run that a `start_from` run starts from, given the run's own.
+
+    It is the same but for what is the task's: `task.*`, and those of `train.*` that the donor's
+    recipe has values for."""
+    recipe = (cfg.get("recipe") or {}).get(cfg.start_from) or {}
+    kept = []
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        section, _, name = key.partition(".")
+        of_recipe = section == "train" and name in recipe and not OmegaConf.is_missing(recipe, name)
+        if not (key == "start_from" or section == "task" or of_recipe):
+            kept.append(override)
+    return [*kept, f"task={cfg.start_from}", "start_from=null"]
 
 
 def _resolve(cfg: DictConfig) -> dict[str, Any]:

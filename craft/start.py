@@ -31,7 +31,8 @@ def finished_run(config: RunConfig, backbone: models.Backbone) -> Start:
     if done is None or done["status"] != "ok":
         raise InputError(
             f"start_from={config.task.name} needs the finished run {folder.path.name}: "
-            f"run the same command with task={config.task.name} and start_from=null first"
+            f"run the same command with task={config.task.name} and start_from=null first, without "
+            f"task.* and those of train.* that the recipe has for {config.task.name}"
         )
     return Start(run_id, folder)
 

@@ -70,7 +70,8 @@ class Batch:
         try:
             with initialize_config_dir(str(CONFIGS), version_base="1.3"):
                 cfg = compose("train", overrides)
-            carry_out(OmegaConf.create(OmegaConf.to_container(cfg, resolve=False)), command)  # type: ignore[arg-type]
+                plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
+                carry_out(plain, overrides, command)  # type: ignore[arg-type]
         except InputError as error:
             print(without_secrets(f"error in {command}: {error}"), flush=True)
             return [f"{command}: {error}"]

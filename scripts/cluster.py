@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from craft import models, record, snapshot, sweep
-from craft.config import RunConfig, check, with_task
+from craft.config import RunConfig, check, donor_line
 from craft.errors import InputError
 from craft.glue.holdout import data_of
 from craft.sweep import Found, Planned, Sweep
@@ -130,11 +130,9 @@ def plan(
         config = check(cfg, cuda=settings.gpus_per_node > 0)
         donor = None
         if config.start_from is not None:
-            task = ROOT / "configs" / "task" / f"{config.start_from}.yaml"
-            donor_config = check(with_task(cfg, task), cuda=settings.gpus_per_node > 0)
-            kept = [o for o in overrides if o.split("=")[0] not in ("task", "start_from")]
-            more = [f"task={config.start_from}", "start_from=null"]
-            from_ = place.planned(donor_config, [*kept, *more], None)
+            line = donor_line(cfg, overrides)
+            donor_config = check(compose(line), cuda=settings.gpus_per_node > 0)
+            from_ = place.planned(donor_config, line, None)
             donor = from_.id
             runs.setdefault(from_.id, from_)  # done or not: the sweep stays the same one
         run = place.planned(config, overrides, donor)

@@ -7,30 +7,32 @@ python scripts/train.py -m task=rte,mrpc method=craft,lora seed=0,1,2
 import json
 import shlex
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import hydra
 from entry import job, start, stopped
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 @job
 def main(cfg: DictConfig) -> dict[str, Any] | None:
-    return carry_out(cfg, shlex.join(["python", "scripts/train.py", *sys.argv[1:]]))
+    command = shlex.join(["python", "scripts/train.py", *sys.argv[1:]])
+    return carry_out(cfg, HydraConfig.get().overrides.task, command)
 
 
-def carry_out(cfg: DictConfig, command: str) -> dict[str, Any] | None:
-    """What a composed config asks for: a run, whose record it returns, or the use of an adapter."""
-    from craft.config import check, with_task
+def carry_out(cfg: DictConfig, overrides: Sequence[str], command: str) -> dict[str, Any] | None:
+    """What a composed config asks for: a run, whose record it returns, or the use of an adapter.
+
+    `overrides` are what it was composed with, by a Hydra that is still initialized."""
+    from craft.config import check, donor_line
 
     config = check(cfg)
     donor = None
     if config.start_from is not None:
-        donor = check(with_task(cfg, CONFIGS / "task" / f"{config.start_from}.yaml"))
+        donor = check(hydra.compose("train", donor_line(cfg, overrides)))
     if config.mode != "train":
         from craft.predict import evaluate, predict_to_file
 

@@ -17,9 +17,10 @@ import pytest
 from hydra.errors import MissingConfigException
 from injected import injecting
 from safetensors import SafetensorError
-from tiny_bench import ROOT, Bench
+from tiny_bench import ROOT, Bench, compose
 
 import craft.computation
+from craft.config import check, donor_line
 from craft.errors import InputError
 from craft.train import Interrupted, fit
 
@@ -663,3 +664,45 @@ def test_use_of_an_adapter_asks_for_nothing_of_its_training(bench, train, capsys
     written = bench.outputs / "predicted.tsv"
     assert train("mode=predict", f"predict.output={written}", *line) == 0
     assert written.is_file()
+
+
+def test_mnli_on_its_matched_dev_set_alone_is_a_run_of_its_own(bench):
+    both = bench.run(task="mnli")
+    matched = bench.run("task.dev=[validation_matched]", task="mnli")
+    assert matched["id"] != both["id"]
+    of_both, alone = both["result"]["score"]["last"], matched["result"]["score"]["last"]
+    assert alone["accuracy"] == of_both["accuracy_matched"]
+
+
+def test_donor_is_trained_as_its_own_recipe_says(bench, train, capsys):
+    recipe = ["recipe.mnli.lr=1e-2", "recipe.mnli.head_lr=1e-2", "recipe.mnli.epochs=1"]
+    shared = [o for o in bench.overrides() if not o.startswith(("train.", "task="))]
+    donor = [*shared, "train.device=cpu", *recipe, "recipe.mnli.max_length=32"]
+    assert train(*donor, "task=mnli") == 0
+    (mnli,) = (bench.outputs / "runs").glob("mnli-*")
+    own = ["train.epochs=2", "train.lr=1e-3", "train.head_lr=1e-3", "train.max_length=24"]
+    assert train(*donor, *own, "task=rte", "task.dev=[validation]", "start_from=mnli") == 0
+    (rte,) = (bench.outputs / "runs").glob("rte-*")
+    made = json.loads((rte / "record.json").read_text())["provenance"]
+    assert made["start_from"]["run"] == mnli.name and made["config"]["train"]["epochs"] == 2
+    capsys.readouterr()
+    assert train(*donor, *own, "recipe.mnli.epochs=3", "task=rte", "start_from=mnli") == 2
+    assert "start_from=mnli needs the finished run mnli-" in capsys.readouterr().err
+
+
+def test_donor_keeps_its_row_and_what_its_recipe_lacks():
+    row = ["row=large_adpt_p_0.8", "task=rte", "train.epochs=2", "train.lr=1", "seed=3"]
+    cfg = compose(*row, "start_from=mnli")
+    line = donor_line(cfg, [*row, "start_from=mnli"])
+    assert line == ["row=large_adpt_p_0.8", "seed=3", "task=mnli", "start_from=null"]
+    donor = check(compose(*line, "train.device=cpu"))
+    assert (donor.train.epochs, donor.train.lr) == (5, 3e-4)  # the row's, not RoBERTa-large's
+    local = ["model=local", "train.epochs=2", "+train.warmup=0.5", "train.max_steps=9"]
+    line = donor_line(compose(*local, "start_from=mnli"), local)
+    assert line == [
+        "model=local",
+        "train.epochs=2",
+        "train.max_steps=9",
+        "task=mnli",
+        "start_from=null",
+    ]

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from tiny_bench import CONFIGS, ROOT
+from tiny_bench import CONFIGS, ROOT, compose
 
 from craft import environment, models, record, snapshot, sweep
 from craft.config import check
@@ -75,6 +75,21 @@ def test_every_run_is_in_one_job_and_no_job_is_too_long(seconds, budget, most):
 def test_short_runs_share_a_job_and_a_long_one_has_its_own():
     runs = [run_of(n, 20) for n in range(100)] + [run_of("long", 9000)]
     assert [len(job) for job in sweep.pack(runs, 1000, None)] == [1, 50, 50]
+
+
+def test_runs_of_several_settings_start_from_one_donor(bench):
+    own = [o for o in bench.overrides() if o.split("=")[0] not in ("task", "train.epochs")]
+    shared = [*own, "recipe.mnli.epochs=3"]
+    lines = [
+        [*shared, f"task={task}", f"train.epochs={epochs}", "start_from=mnli"]
+        for task in ("rte", "mrpc")
+        for epochs in (1, 2)
+    ]
+    planned = cluster.plan(settings(gpus_per_node=0), lines, lambda line: compose(*line))
+    (donor,) = (run for run in planned.runs if run.name.startswith("mnli"))
+    others = [run for run in planned.runs if run.id != donor.id]
+    assert len(others) == 4 and {run.donor for run in others} == {donor.id}
+    assert not any(part.startswith("train.epochs") for part in donor.overrides)
 
 
 def test_runs_that_start_from_another_are_a_stage_after_it():
