@@ -362,15 +362,16 @@ def _fold(values: Mapping[str, Any]) -> Fold:
 def donor_line(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
     """The command line of the run that a `start_from` run starts from, given the run's own.
 
-    It is the same but for what is the task's: `task.*`, and those of `train.*` that the donor's
-    recipe has values for."""
+    It is the same but for what is the task's: `task.*`, `train.max_steps`, and those of `train.*`
+    that the donor's recipe has values for. Where that leaves values open (`model=local`), the
+    command line is the recipe of both."""
     recipe = (cfg.get("recipe") or {}).get(cfg.start_from) or {}
+    whole_recipe = not any(OmegaConf.is_missing(recipe, name) for name in recipe)
+    of_a_task = {"train.max_steps", *(f"train.{name}" for name in recipe)} if whole_recipe else ()
     kept = []
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
-        section, _, name = key.partition(".")
-        of_recipe = section == "train" and name in recipe and not OmegaConf.is_missing(recipe, name)
-        if not (key == "start_from" or section == "task" or of_recipe):
+        if not (key == "start_from" or key.split(".")[0] == "task" or key in of_a_task):
             kept.append(override)
     return [*kept, f"task={cfg.start_from}", "start_from=null"]
 

@@ -699,10 +699,6 @@ def test_donor_keeps_its_row_and_what_its_recipe_lacks():
     assert (donor.train.epochs, donor.train.lr) == (5, 3e-4)  # the row's, not RoBERTa-large's
     local = ["model=local", "train.epochs=2", "+train.warmup=0.5", "train.max_steps=9"]
     line = donor_line(compose(*local, "start_from=mnli"), local)
-    assert line == [
-        "model=local",
-        "train.epochs=2",
-        "train.max_steps=9",
-        "task=mnli",
-        "start_from=null",
-    ]
+    assert line == [*local, "task=mnli", "start_from=null"]
+    line = donor_line(compose("task=rte", "start_from=mnli"), ["task=rte", "train.max_steps=9"])
+    assert line == ["task=mnli", "start_from=null"]

@@ -79,7 +79,8 @@ def test_short_runs_share_a_job_and_a_long_one_has_its_own():
 
 def test_runs_of_several_settings_start_from_one_donor(bench):
     own = [o for o in bench.overrides() if o.split("=")[0] not in ("task", "train.epochs")]
-    shared = [*own, "recipe.mnli.epochs=3"]
+    recipe = [f"recipe.mnli.{name}=1e-3" for name in ("lr", "head_lr")]
+    shared = [*own, *recipe, "recipe.mnli.epochs=3"]
     lines = [
         [*shared, f"task={task}", f"train.epochs={epochs}", "start_from=mnli"]
         for task in ("rte", "mrpc")
