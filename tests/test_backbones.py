@@ -60,7 +60,7 @@ def test_vertical_run_trains_an_adapter_on_increments_and_says_what_they_cost(be
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("model.random=1.5", "model.random 1.5 is not one of True, False"),
+        ("model.random=1.5", "model.random must be true or false, not 1.5"),
         ("model.vertical.rank=0", "model.vertical.rank must be a whole number of at least 1"),
         ("model.vertical.compound=1", "model.vertical.compound must be a whole number of at least"),
         ("model.vertical.reference=next", "'next' is not one of previous, first"),
