@@ -319,7 +319,8 @@ class Study:
         self, stages: tuple[str, ...], arms: Sequence[tuple[tuple[str, ...], str]]
     ) -> tuple[list[list[dict[str, Run]]], tuple[str, ...], int]:
         """The complete folds of some arms, each (stages, arm): a list by arm of task -> run for
-        every fold in which each has a score of every task; the tasks; and the folds begun."""
+        every fold in which each has a score of every task; the tasks; and the folds that these
+        stages have begun."""
         tasks = self.stages[stages[0]].tasks
         same_seed = all(
             self.stages[own].places == self.stages[other].places
@@ -331,7 +332,8 @@ class Study:
             return run.permutation, run.fold, run.seed if same_seed else -1
 
         found = [self._folds(own, arm, tasks, place) for own, arm in arms]
-        begun = sorted(set().union(*found), key=str)
+        theirs = [one for one, (own, _) in zip(found, arms, strict=True) if own == stages]
+        begun = sorted(set().union(*theirs), key=str)
         complete = [
             spot
             for spot in begun

@@ -44,9 +44,9 @@ GROUPS = (A, B, ("C",), ("D",), ("V1",), ("F",))  # of stages whose runs are see
 HEADLINE = (A, B)
 
 
-def tables(study: Study, published: Sequence[Table]) -> list[Table]:
+def tables(study: Study, published: Sequence[Table], start: float | None = None) -> list[Table]:
     return [
-        claims_table(study, published),
+        claims_table(study, published, start),
         headline_table(study),
         hypotheses_table(study),
         scores_table(study),
@@ -481,6 +481,11 @@ def counts_verdict(encoders: int, agree: bool) -> str:
     return REFUTED if not agree else SUPPORTED if encoders > 1 else UNDECIDED
 
 
+def start_verdict(tolerance: float | None) -> str:
+    """Exact is a difference of nothing."""
+    return UNTESTED if tolerance is None else SUPPORTED if tolerance == 0 else REFUTED
+
+
 def table2_verdict(within: Sequence[Any]) -> str:
     """Whether a row of Table 2 is met, from what stands beside each of its eight cells (None: no
     record): refuted by one outside, supported by all eight."""
@@ -490,8 +495,9 @@ def table2_verdict(within: Sequence[Any]) -> str:
     return REFUTED if not all(known) else SUPPORTED if len(known) == len(within) else UNDECIDED
 
 
-def claims_table(study: Study, published: Sequence[Table]) -> Table:
-    """What the paper claims, and what can be said of it here."""
+def claims_table(study: Study, published: Sequence[Table], start: float | None = None) -> Table:
+    """What the paper claims, and what can be said of it here; `start` is the largest difference in
+    outputs between the backbone and CRAFT at its start that the tests let pass (None: unknown)."""
     h1, h3 = study.confirmatory["H1"], study.confirmatory["H3"]
     runs, encoders, agree = _counts(study)
 
@@ -512,6 +518,9 @@ def claims_table(study: Study, published: Sequence[Table]) -> Table:
          "numbers trained = the sum of squared ranks; r1 is clipped to the depth",
          " and ".join(sorted(encoders)) or MISSING, f"{runs} runs",
          counts_verdict(len(encoders), agree), ""),
+        ("at J = I the model is the pre-trained one exactly (Remark 1)",
+         "outputs at the start (tests/tuners); what its noisy start changes: E1",
+         "small random encoders", "tests", start_verdict(start), ""),
     ]  # fmt: skip
     for table in published:
         data, model = table.data, table.name.removeprefix("table2_")
@@ -546,7 +555,7 @@ def claims_table(study: Study, published: Sequence[Table]) -> Table:
 
 def pareto(study: Study) -> Drawn | None:
     """Trained numbers against the difference to CRAFT, with its interval: a panel for each set of
-    arms that share tasks."""
+    arms that share tasks. Points of nearly equal counts are drawn apart; the CSV has the counts."""
     panels, data = [], []
     for stages, ours in ((A, A), (B, B), (("C",), ("C",)), (("D",), ("A1",))):
         _, encoder, tasks = _group(study, stages)
@@ -585,6 +594,7 @@ def pareto(study: Study) -> Drawn | None:
         for axis in axes[len(panels) :]:
             axis.remove()
         for axis, (title, points) in zip(axes, panels, strict=False):
+            apart = _apart(points)
             for point in points:
                 n = arms.index(point["arm"])
                 look = {"color": COLOURS[n % len(COLOURS)], "marker": MARKERS[n % len(MARKERS)]}
@@ -592,7 +602,7 @@ def pareto(study: Study) -> Drawn | None:
                     [point["difference"] - point["low"]], [point["high"] - point["difference"]]
                 ]  # fmt: skip
                 axis.errorbar(
-                    [point["parameters"]],
+                    [point["parameters"] * apart[point["arm"]]],
                     [point["difference"]],
                     yerr=None if math.isnan(point["low"]) else reach,
                     label=label(point["arm"]),
@@ -612,15 +622,27 @@ def pareto(study: Study) -> Drawn | None:
             folds = sorted({point["n"] for point in points})
             axis.set_title(f"{title} ({'–'.join(map(str, folds))} folds)")
             axis.set_xlabel("trained numbers besides the head")
-            axis.set_ylabel("less CRAFT, points")
+            axis.set_ylabel("score less CRAFT's, points")
         legend_below(figure, axes[: len(panels)], columns=4)
     return Drawn("study_pareto", figure, pd.DataFrame(data))
+
+
+def _apart(points: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Factors by which points of nearly equal counts are moved, so that none hides another."""
+    near: dict[float, list[str]] = {}
+    for point in points:
+        near.setdefault(round(math.log10(point["parameters"] + 1), 1), []).append(point["arm"])
+    return {
+        arm: 1.08 ** (n - (len(arms) - 1) / 2)
+        for arms in near.values()
+        for n, arm in enumerate(arms)
+    }
 
 
 # text -----------------------------------------------------------------------------------------
 
 
-def sentence(study: Study, published: Sequence[Table]) -> str:
+def sentence(study: Study, published: Sequence[Table], verdicts: pd.Series) -> str:
     """What is and is not reproduced."""
     cells = sum(int((t.data.loc[t.data["method"] == "CRAFT", "n"] > 0).sum()) for t in published)
     whole = sum(int((t.data["method"] == "CRAFT").sum()) for t in published)
@@ -633,7 +655,7 @@ def sentence(study: Study, published: Sequence[Table]) -> str:
             "The paper's Table 2 is **not** reproduced: no RoBERTa weights were at hand (who has "
             "them needs one command, `make reproduce-glue SUITE=paper`)"
         )
-    claims = claims_table(study, published).data["verdict"].value_counts()
+    claims = verdicts.value_counts()
     words = ", ".join(f"{claims.get(w, 0)} {w}" for w in (SUPPORTED, REFUTED, UNDECIDED, UNTESTED))
     return (
         f"{first}; its claims are tested on two other pre-trained encoders by rules written down "
@@ -653,7 +675,7 @@ def premise_text(found: Sequence[Premise]) -> str:
         own = [one for one in real if one.model == model]
         shares = " and ".join(
             f"{percent(one.kept['hosvd'])} % of {one.projection} "
-            f"({percent(one.kept['permuted'])} % where each layer's rows and columns are permuted)"
+            f"({percent(one.kept['permuted'])} %)"
             for one in own
         )
         parts.append(f"on {model} HOSVD at ({', '.join(map(str, own[0].ranks))}) keeps {shares}")
@@ -661,8 +683,10 @@ def premise_text(found: Sequence[Premise]) -> str:
     excess = [100 * (one.kept["hosvd"] - one.kept["permuted"]) for one in real]
     text = (
         f"**The premise, without training.** CRAFT rests on structure that layers share: "
-        f"{'; '.join(parts)}. What layers share is the difference, {min(excess):.1f} to "
-        f"{max(excess):.1f} points of energy; as tensors they are orthogonal, no two have a cosine "
+        f"{'; '.join(parts)}; in brackets the same with each layer's rows and columns permuted, "
+        f"which leaves nothing in common. What layers share is the difference, {min(excess):.1f} "
+        f"to {max(excess):.1f} points of energy; as tensors they are orthogonal, no two have a "
+        "cosine "
         f"above {math.ceil(1000 * cosine) / 1000:.3f} "
         "([figure](results/figures/premise.png), `python scripts/premise.py model=FOLDER`)."
     )
@@ -680,15 +704,20 @@ def readme_block(
     """The README's first screen."""
     by_name = {table.name: table for table in made}
     published = [table for table in made if table.name.startswith("table2_")]
-    parts = [sentence(study, published), by_name["study_claims"].markdown().strip()]
+    claims = by_name["study_claims"]
+    parts = [sentence(study, published, claims.data["verdict"]), claims.markdown().strip()]
     if any(fold for fold in by_name["study_headline"].data["n"]):
         parts.append(by_name["study_headline"].markdown().strip())
+    else:
+        done, every = counted(study)
+        parts.append(f"No fold is complete yet: {done} of the study's {every} runs are done.")
     if drawn is not None:
         parts.append(
             f"![Trained numbers against the difference to CRAFT](results/figures/{drawn.name}.png)"
         )
     if text := premise_text(premise):
         parts.append(text)
+    parts.append("[All tables](results/tables), by name as text, LaTeX and CSV.")
     return "\n\n".join(parts)
 
 

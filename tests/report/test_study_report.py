@@ -20,6 +20,7 @@ from craft.report.statistics import FoldDifference, fieller, holm, p_over_folds_
 from craft.report.study import (
     MARGIN,
     UNDECIDED,
+    V1,
     WITHIN,
     WORDS,
     WORSE,
@@ -36,6 +37,7 @@ from craft.report.study_tables import (
     pareto,
     premise_text,
     search_table,
+    start_verdict,
     table2_verdict,
     tables,
 )
@@ -329,6 +331,14 @@ def test_folds_without_a_task_or_with_a_diverged_run_are_left_out_and_counted(co
     assert list(row["n"]) == [8] and list(row["diverged"]) == [1]
 
 
+def test_folds_that_the_other_arm_has_not_begun_are_not_incomplete(study):
+    """V1 and the ablations pair their runs with those of CRAFT in block A, which come first."""
+    only_a = subset(study, lambda r: r.selection != "fold" or (r.arm == "craft" and r.seed < 5))
+    assert only_a.comparison(V1).begun == 0 and only_a.v1.text == "0 of 5 folds"
+    assert {one.begun for one in only_a.descriptive} == {0}
+    assert only_a.confirmatory["H3"].text == "0 of 10 folds, 5 incomplete"
+
+
 def test_peers_are_corrected_by_holm_within_the_six_and_only_when_all_are_there(study):
     found = study.peers
     assert len(found) == 6
@@ -399,6 +409,7 @@ def test_records_of_another_commit_or_of_no_run_of_the_plan_are_named_and_left_o
 def test_claims_follow_from_the_statistics():
     assert counts_verdict(0, True) == "untested" and counts_verdict(1, True) == "undecided"
     assert counts_verdict(2, True) == "supported" and counts_verdict(2, False) == "refuted"
+    assert [start_verdict(v) for v in (None, 0.0, 1e-3)] == ["untested", "supported", "refuted"]
     assert table2_verdict([None] * 8) == "untested" == table2_verdict([float("nan")] * 8)
     assert table2_verdict([True] * 8) == "supported"
     assert table2_verdict([True] * 7 + [None]) == "undecided"
@@ -436,7 +447,8 @@ def test_report_with_the_study_fills_its_pages_and_check_finds_nothing(study, tm
     assert "The paper's claims" in readme and "10.0 points of energy" in readme
     assert "H3" in end and "0 of" in end and "diverged" in end
     empty = build(records, PUBLISHED, CONFIGS, [], subset(study, lambda r: False))
-    assert "0 of 470 runs" in empty.blocks["README.md"]
+    assert "No fold is complete yet: 0 of the study's 470 runs" in empty.blocks["README.md"]
+    assert "No fold is complete" not in readme and "(results/tables)" in readme
     assert "study_pareto" not in empty.blocks["README.md"]
 
 
