@@ -135,6 +135,29 @@ class Plan:
         block, _, owner = self.plain["arms"][encoder][arm].get("rate", f"/{arm}").partition("/")
         return block or None, owner
 
+    def searched(self, block: str, arm: str) -> tuple[str, str]:
+        """The block and the arm whose search gives an arm of a block its rate."""
+        own, owner = self._owner(self.plain["blocks"][block]["encoder"], arm)
+        return own or block, owner
+
+    def searches(
+        self, block: str, arm: str, scores: Mapping[Run, float]
+    ) -> tuple[Rate | None, list[Run]]:
+        """The rate that a search has chosen, None before it has, and its runs that are done."""
+        encoder = self.plain["blocks"][block]["encoder"]
+        rate, _ = self.search(block, arm, scores)
+        tasks = self.plain["blocks"][block]["tasks"]
+        rates = rate.tried if rate else None
+        head = None if arm == HEAD else self.head(encoder, scores)[0]
+        return rate, [
+            run
+            for run in scores
+            if (run.encoder, run.arm, run.selection) == (encoder, arm, "train_holdout")
+            and run.task in tasks
+            and (rates is None or run.lr in rates)
+            and (arm == HEAD or (head is not None and run.head_lr == head.chosen))
+        ]
+
     def search(
         self, block: str, arm: str, scores: Mapping[Run, float]
     ) -> tuple[Rate | None, list[Run]]:
@@ -180,8 +203,7 @@ class Plan:
         head, needed = self.head(encoder, scores)
         rates: dict[str, Rate] = {}
         for arm in stage.arms:
-            block, owner = self._owner(encoder, arm)
-            found, more = self.search(block or stage.block, owner, scores)
+            found, more = self.search(*self.searched(stage.block, arm), scores)
             needed += [run for run in more if run not in needed]
             if found is not None:
                 rates[arm] = found
@@ -224,6 +246,22 @@ class Plan:
         named, _ = self.runs(stage, scores)
         every = len(stage.places) * len(stage.tasks) * len(stage.arms)
         return sum(run in scores for run in named), every
+
+    def runs_known(self, scores: Mapping[Run, float]) -> Iterator[Run]:
+        """Every run of the plan that can be named by now: its stages', and those that its searches
+        have made."""
+        for stage in self.stages:
+            yield from self.runs(stage, scores)[0]
+            for arm in (HEAD, *stage.arms):
+                block, owner = (
+                    self.searched(stage.block, arm)
+                    if arm != HEAD
+                    else (self.plain["encoders"][self._encoder(stage.block)]["head"], HEAD)
+                )
+                yield from self.searches(block, owner, scores)[1]
+
+    def _encoder(self, block: str) -> str:
+        return self.plain["blocks"][block]["encoder"]
 
     def overrides(self, run: Run) -> list[str]:
         """The command line of a run, but for where things lie."""

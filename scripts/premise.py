@@ -1,6 +1,8 @@
 """What the layers of an encoder share, from its weights alone: table and figure.
 
-python scripts/premise.py model=FOLDER[,FOLDER] [ranks=24,100,100] [out=FOLDER]
+python scripts/premise.py model=FOLDER[,FOLDER] [ranks=24,100,100] [out=FOLDER] [json=FILE]
+
+json=results/study/premise.json is what the report draws, which has no encoders at hand.
 """
 
 import sys
@@ -11,11 +13,11 @@ from entry import options, start
 
 def main() -> None:
     from craft.errors import InputError
-    from craft.report.premise import measured, premise_figure, premise_table
+    from craft.report.premise import measured, premise_figure, premise_table, write
     from craft.report.weights import read_stacks
     from craft.tucker import check_ranks
 
-    given = options(sys.argv[1:], model=None, ranks="24,100,100", out="outputs/premise")
+    given = options(sys.argv[1:], model=None, ranks="24,100,100", out="outputs/premise", json=None)
     folders = [Path(folder) for folder in (given["model"] or "").split(",") if folder]
     if not folders:
         raise InputError("model=FOLDER[,FOLDER] names the encoders: folders with safetensors")
@@ -29,6 +31,8 @@ def main() -> None:
     table = premise_table(found)
     table.write(out)
     premise_figure(found).save(out)
+    if given["json"]:
+        write(Path(str(given["json"])), found)
     print(table.markdown())
     print(f"table and figure in {out}")
 

@@ -1,6 +1,7 @@
 """Tables, figures and CSV from run records.
 
-python scripts/report.py                           results/runs -> results/ and the README's block
+python scripts/report.py                           results/runs, results/study -> results/ and
+                                                   the blocks of README.md and results/STUDY.md
 python scripts/report.py records=outputs/runs      -> outputs/report
 python scripts/report.py records=a,b out=FOLDER models=ENCODER,FacebookAI/roberta-base
 python scripts/report.py --check                   fail where results/ is not what its records say
@@ -17,9 +18,12 @@ KEYS = ("records", "out", "models")
 
 def main() -> None:
     from craft.errors import InputError
-    from craft.report.build import build, differing, readme_with
+    from craft.report.build import build, changed_pages, differing
     from craft.report.load import load
+    from craft.report.premise import read as read_premise
+    from craft.report.study import Study, frozen_commits
     from craft.storage import write_text
+    from craft.study import Plan
 
     options = {}
     for argument in sys.argv[1:]:
@@ -37,24 +41,27 @@ def main() -> None:
     unrecorded = None if given else results / "search" / "unrecorded.json"
     records = load(given or [results / "runs"], ROOT / "configs", searches, unrecorded)
     models = _stacks(options.get("models"))
-    report = build(records, results / "published", ROOT / "configs", models)
+    study, premise = None, []
+    if not given:
+        commits = frozen_commits(results / "STUDY.md")
+        study = Study.read(results / "study", Plan.read(ROOT / "configs" / "study.yaml"), commits)
+        premise = read_premise(results / "study" / "premise.json")
+    report = build(records, results / "published", ROOT / "configs", models, study, premise)
     for problem in report.problems:
         print(f"warning: left out: {problem}", file=sys.stderr)
-    readme = ROOT / "README.md" if out.resolve() == results else None
+    pages = [ROOT / "README.md", results / "STUDY.md"] if out.resolve() == results else []
     if "--check" in options:
         if records.empty and not (out / "tables").is_dir():
             print(f"there are no records and no report in {out}: nothing to check")
             return
-        if changed := differing(report, out, readme):
+        if changed := differing(report, out, pages):
             print(f"{out} is not what its records say:", *changed, sep="\n  ", file=sys.stderr)
             sys.exit(1)
         print(f"{out} is what its {len(records.runs)} records say")
         return
     report.write(out)
-    if readme is not None and readme.is_file():
-        text = readme.read_text(encoding="utf-8")
-        if (filled := readme_with(text, report.block())) is not None and filled != text:
-            write_text(readme, filled)
+    for page, filled in [*changed_pages(report, pages)]:
+        write_text(page, filled)
     for table in report.main:
         _show(table)
     print(

@@ -2,22 +2,24 @@
 
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from craft.errors import InputError
-from craft.report import diagrams, figures, published, weights
+from craft.report import diagrams, figures, published, study_tables, weights
 from craft.report.encoders import encoder_table
 from craft.report.load import SUITES, Records
+from craft.report.premise import Premise, premise_figure, premise_table
 from craft.report.render import Table, csv
 from craft.report.reproduction import reproduction_table
 from craft.report.scores import cells, detail_table, records_by_table, score_table
 from craft.report.search import search_table
 from craft.report.settings import ordered
 from craft.report.sizes import SHAPES, cost_table, methods, parameter_table
+from craft.report.study import Study
 from craft.report.style import Drawn, Looks
 from craft.report.sureness import Resampled, comparison_table, comparisons, intervals
 from craft.report.weights import Stacks
@@ -31,13 +33,15 @@ DIGITS = 10  # of scores.csv: nothing there is computed
 
 @dataclass(frozen=True)
 class Report:
-    """What was made of the records; `main` are the tables for the README and the screen."""
+    """What was made of the records; `main` are the tables for the screen, `blocks` what stands
+    between the marks of README.md and STUDY.md where there is a study."""
 
     tables: list[Table]
     drawn: list[Drawn]
     scores: pd.DataFrame
     main: list[Table]
     problems: list[str]
+    blocks: dict[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[str]:
@@ -58,15 +62,14 @@ class Report:
             drawn.save(folder / "figures", pictures)
         write_text(folder / SCORES, csv(self.scores, DIGITS))
 
-    def block(self) -> str:
-        """The README's part between the marks."""
-        if not self.main:
-            return "There are no run records yet; every table below `results/tables` says so."
-        return "\n".join(table.markdown() for table in self.main).strip()
-
 
 def build(
-    records: Records, published_folder: Path, configs: Path, models: Sequence[Stacks]
+    records: Records,
+    published_folder: Path,
+    configs: Path,
+    models: Sequence[Stacks],
+    study: Study | None = None,
+    premise: Sequence[Premise] = (),
 ) -> Report:
     """All that records, published numbers and weights show; a function of them alone."""
     table2 = published.read(published_folder, "table2")
@@ -100,12 +103,26 @@ def build(
         paper = [t for t in reproduced if t.name == f"table2_{model}"] if suite == "paper" else []
         main[suite] += paper or [scores]
     tables += [search_table(records.searches), unsuccessful_table(records.unsuccessful)]
+    shown = next((main[suite] for suite in SUITES if main[suite]), [])
+    if premise:
+        tables.append(premise_table(premise))
+        drawn.append(premise_figure(premise))
+    blocks = {}
+    if study is not None:
+        (craft,) = (m for m in methods(configs, "roberta_base") if m["label"] == records.reference)
+        tables += study_tables.tables(study, reproduced, craft["facts"]["start_tolerance"])
+        front = study_tables.pareto(study)
+        drawn.append(front)
+        shown = [t for t in tables if t.name in ("study_claims", "study_headline")]
+        blocks["README.md"] = study_tables.readme_block(study, tables, front, premise)
+        blocks["STUDY.md"] = study_tables.what_came_out(study, tables)
     return Report(
         tables=tables,
         drawn=[d for d in drawn if d is not None],
         scores=records.scores,
-        main=next((main[suite] for suite in SUITES if main[suite]), []),
-        problems=[*records.left_out, *resampled.problems],
+        main=shown,
+        problems=[*records.left_out, *resampled.problems, *(study.left_out if study else [])],
+        blocks=blocks,
     )
 
 
@@ -124,18 +141,20 @@ def unsuccessful_table(runs: pd.DataFrame) -> Table:
     )
 
 
-def readme_with(text: str, block: str) -> str | None:
-    """A README with the block between its marks; None without marks, InputError without a pair."""
+def page_with(page: Path, block: str) -> str | None:
+    """A page with the block between its marks; None without marks, InputError without a pair."""
+    text = page.read_text(encoding="utf-8")
     if START not in text and END not in text:
         return None
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise InputError(f"README.md must hold {START} and then {END} once each")
+        raise InputError(f"{page.name} must hold {START} and then {END} once each")
     before, rest = text.split(START)
     return f"{before}{START}\n{block}\n{END}{rest.split(END)[1]}"
 
 
-def differing(report: Report, folder: Path, readme: Path | None) -> list[str]:
-    """The files of a folder that this report would change, add or remove, pictures aside."""
+def differing(report: Report, folder: Path, pages: Sequence[Path] = ()) -> list[str]:
+    """The files of a folder, and of some pages, that this report would change, add or remove,
+    pictures aside."""
     with tempfile.TemporaryDirectory() as place:
         fresh = Path(place)
         report.write(fresh, pictures=False)
@@ -145,11 +164,16 @@ def differing(report: Report, folder: Path, readme: Path | None) -> list[str]:
             for name in sorted(names)
             if not name.endswith(PICTURES) and _text(fresh / name) != _text(folder / name)
         ]
-    if readme is not None and readme.is_file():
-        text = readme.read_text(encoding="utf-8")
-        if readme_with(text, report.block()) not in (None, text):
-            changed.append(readme.name)
-    return changed
+    return [*changed, *(page.name for page, _ in changed_pages(report, pages))]
+
+
+def changed_pages(report: Report, pages: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """The pages whose block is not the report's, and what they should be."""
+    for page in pages:
+        if page.is_file() and page.name in report.blocks:
+            filled = page_with(page, report.blocks[page.name])
+            if filled not in (None, page.read_text(encoding="utf-8")):
+                yield page, filled
 
 
 def _listed(folder: Path) -> set[str]:

@@ -7,8 +7,10 @@ random factors.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,14 +18,17 @@ import torch
 from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
+from craft.errors import InputError
 from craft.report.render import MISSING, Table, percent
 from craft.report.style import COLOURS, DASHES, Drawn, canvas, legend_below, styled
 from craft.report.weights import MODES, RANKS, Stacks
+from craft.storage import read_json, write_json
 from craft.tucker import Rank, decompose, gram_matrices
 
 ADAPTED = ("query", "value")  # by default
 DRAWS = 5  # of the permuted and of the random, whose mean is told
 ALIKE = 0.3  # a cosine between layers far above any of two trained apart
+DIGITS = 6  # significant ones of what is written: the last of a sum differ between machines
 KEPT = {"hosvd": "HOSVD", "permuted": "layers\npermuted", "random": "random\nfactors"}
 
 
@@ -109,6 +114,35 @@ def measured(
     projections: Sequence[str] = ADAPTED,
 ) -> list[Premise]:
     return [premise(model, projection, ranks) for model in models for projection in projections]
+
+
+def write(path: Path, found: Sequence[Premise]) -> None:
+    """What was measured as JSON, so that a report needs no encoder at hand."""
+    write_json(path, {"premise": [_rounded(asdict(one)) for one in found]})
+
+
+def read(path: Path) -> list[Premise]:
+    """What `write` wrote; none where there is no file, InputError where it is another's."""
+    if not path.is_file():
+        return []
+    try:
+        return [_premise_of(plain) for plain in read_json(path)["premise"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not what scripts/premise.py writes ({error})") from error
+
+
+def _premise_of(plain: Mapping[str, Any]) -> Premise:
+    spectra = [np.array(values, dtype=np.float64) for values in plain["spectra"]]
+    ranks, edges = (tuple(plain[key]) for key in ("ranks", "edges"))
+    return Premise(**{**plain, "ranks": ranks, "edges": edges, "spectra": tuple(spectra)})  # type: ignore[arg-type]
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def premise_table(found: Sequence[Premise]) -> Table:

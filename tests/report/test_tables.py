@@ -1,6 +1,7 @@
 """Tables against own arithmetic, in their three forms, and the report that holds them."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -20,7 +21,7 @@ from transformers.models.roberta.modeling_roberta import RobertaClassificationHe
 from craft import record
 from craft.errors import InputError
 from craft.report import published
-from craft.report.build import END, START, build, differing, readme_with
+from craft.report.build import END, START, build, changed_pages, differing, page_with
 from craft.report.load import load
 from craft.report.published import EIGHT, SIX
 from craft.report.render import Table, escape
@@ -409,21 +410,21 @@ def test_markdown_has_headings_and_escapes_bars():
 
 def test_check_sees_every_change_of_text_and_no_other(report, tmp_path):
     report.write(tmp_path, pictures=False)
-    assert differing(report, tmp_path, None) == []
+    assert differing(report, tmp_path) == []
     (tmp_path / "figures" / "architecture.png").write_bytes(b"another font")
-    assert differing(report, tmp_path, None) == []
+    assert differing(report, tmp_path) == []
     table = tmp_path / "tables" / "table2_roberta_base.md"
     table.write_text(table.read_text().replace("88.0", "89.0"))
     (tmp_path / "figures" / "parameters_against_depth.csv").unlink()
     listed = tmp_path / "report.json"
     listed.write_text(listed.read_text().replace("architecture.pdf", "architecture.svg"))
-    assert differing(report, tmp_path, None) == [
+    assert differing(report, tmp_path) == [
         "figures/parameters_against_depth.csv",
         "report.json",
         "tables/table2_roberta_base.md",
     ]
     report.write(tmp_path, pictures=False)
-    assert differing(report, tmp_path, None) == []
+    assert differing(report, tmp_path) == []
 
 
 @pytest.fixture
@@ -449,17 +450,17 @@ def test_a_report_removes_what_an_earlier_one_wrote_and_no_file_of_the_users(
     assert "tables/scores_mini_roberta_mini.md" in stale
     assert "figures/curves_mini_roberta_mini.pdf" in stale
     assert all((out / name).is_file() for name in stale)
-    assert "tables/scores_mini_roberta_mini.md" in differing(report, out, None)
+    assert "tables/scores_mini_roberta_mini.md" in differing(report, out)
     report.write(out, pictures=False)
     assert not any((out / name).exists() for name in stale)
     assert [path.read_text() for path in mine] == ["mine"] * len(mine)
-    assert differing(report, out, None) == []
+    assert differing(report, out) == []
 
 
 def test_a_report_in_a_folder_without_a_list_removes_nothing(report, earlier, tmp_path):
     earlier.write(tmp_path / "out", pictures=False)
     (tmp_path / "out" / "report.json").unlink()
-    assert "report.json" in differing(report, tmp_path / "out", None)
+    assert "report.json" in differing(report, tmp_path / "out")
     report.write(tmp_path / "out", pictures=False)
     assert (tmp_path / "out" / "tables" / "scores_mini_roberta_mini.md").is_file()
 
@@ -478,18 +479,22 @@ def test_a_list_that_no_report_wrote_is_refused_and_left(content, report, tmp_pa
     assert (tmp_path / "mine.txt").is_file()
 
 
-def test_the_readme_block_is_checked_and_filled(report, tmp_path):
+def test_a_page_with_marks_is_checked_and_filled_and_others_are_left(report, tmp_path):
+    report = dataclasses.replace(report, blocks={"README.md": "new"})
     report.write(tmp_path, pictures=False)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
-    assert differing(report, tmp_path, readme) == ["README.md"]
-    filled = readme_with(readme.read_text(), report.block())
-    assert filled.startswith(f"before\n{START}\n**Table 2") and filled.endswith(f"{END}\nafter\n")
+    readme, other = tmp_path / "README.md", tmp_path / "OTHER.md"
+    for page in (readme, other):
+        page.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    assert differing(report, tmp_path, [readme, other, tmp_path / "none"]) == ["README.md"]
+    ((page, filled),) = changed_pages(report, [readme, other])
+    assert page == readme and filled == f"before\n{START}\nnew\n{END}\nafter\n"
     readme.write_text(filled)
-    assert differing(report, tmp_path, readme) == []
-    assert readme_with("no marks", "x") is None
-    with pytest.raises(InputError, match="once each"):
-        readme_with(f"{END} {START}", "x")
+    assert differing(report, tmp_path, [readme]) == []
+    readme.write_text("no marks")
+    assert page_with(readme, "x") is None
+    readme.write_text(f"{END} {START}")
+    with pytest.raises(InputError, match="README.md must hold .* once each"):
+        page_with(readme, "x")
 
 
 def test_a_cell_without_a_record_says_so(report, paper):
@@ -518,7 +523,7 @@ def test_a_task_that_was_added_is_in_every_table(tmp_path):
 def test_a_report_of_nothing_is_a_report():
     empty = load([], CONFIGS)
     report = build(empty, PUBLISHED, CONFIGS, [])
-    assert report.main == [] and "no run records" in report.block()
+    assert report.main == [] and report.blocks == {}
     table = next(t for t in report.tables if t.name == "table2_roberta_large")
     assert table.rows[1] == ["reproduced", *["-"] * 11]
 
