@@ -228,8 +228,8 @@ def test_formula_holds_for_distilbert(name):
 
 
 def test_no_method_is_known_by_its_label_outside_its_own_files():
-    """The tuners register theirs, the bench has subjects, the taxonomy is of the literature, and the
-    study is of the arms that its frozen plan names."""
+    """The tuners register theirs, the bench has subjects, the taxonomy is of the literature, the
+    study of the arms that its frozen plan names."""
     labels = {method(name, "base")["label"] for name in METHODS}
     package = CONFIGS.parent / "craft"
     apart = {package / "tuners", package / "bench", package / "report" / "diagrams.py"}
