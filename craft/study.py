@@ -16,7 +16,7 @@ HEAD = "head"  # the arm whose rate is the head's
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One run of the study. `selection` is dev, fold or train_holdout, which is a search's."""
 
     encoder: str
@@ -41,13 +41,13 @@ class Run:
         return f"{self.cell} {self.task} {found} seed {self.seed}"
 
 
-def run_of(made: Mapping[str, Any]) -> Run | None:
+def run_of(made: Mapping[str, Any]) -> StudyRun | None:
     """The run of the study that a record is of; None where it is none."""
     config = made["provenance"]["config"]
     if not config.get("cell"):
         return None
     encoder, _, arm = config["cell"].partition("/")
-    return Run(
+    return StudyRun(
         encoder=encoder,
         arm=arm,
         task=config["task"]["name"],
@@ -69,7 +69,7 @@ def score_of(made: Mapping[str, Any]) -> float:
 
 
 @dataclass(frozen=True)
-class Rate:
+class Choice:
     """A learning rate that a search has chosen, and the mean score of every rate it tried."""
 
     chosen: float
@@ -141,8 +141,8 @@ class Plan:
         return own or block, owner
 
     def searches(
-        self, block: str, arm: str, scores: Mapping[Run, float]
-    ) -> tuple[Rate | None, list[Run]]:
+        self, block: str, arm: str, scores: Mapping[StudyRun, float]
+    ) -> tuple[Choice | None, list[StudyRun]]:
         """The rate that a search has chosen, None before it has, and its runs that are done."""
         encoder = self.plain["blocks"][block]["encoder"]
         rate, _ = self.search(block, arm, scores)
@@ -159,8 +159,8 @@ class Plan:
         ]
 
     def search(
-        self, block: str, arm: str, scores: Mapping[Run, float]
-    ) -> tuple[Rate | None, list[Run]]:
+        self, block: str, arm: str, scores: Mapping[StudyRun, float]
+    ) -> tuple[Choice | None, list[StudyRun]]:
         """The rate that a search has come to and None of its runs, or no rate and the runs that
         it still needs (none where it waits for the head's)."""
         facts = self.plain["blocks"][block]
@@ -172,14 +172,14 @@ class Plan:
             float(rate) for rate in self.plain["grids"][self.plain["arms"][encoder][arm]["grid"]]
         ]
 
-        def at(rate: float) -> list[Run]:
+        def at(rate: float) -> list[StudyRun]:
             head_lr = rate if head is None else head.chosen
             return [
-                Run(encoder, arm, task, "train_holdout", 0, rate, head_lr)
+                StudyRun(encoder, arm, task, "train_holdout", 0, rate, head_lr)
                 for task in facts["tasks"]
             ]
 
-        def lacking() -> list[Run]:
+        def lacking() -> list[StudyRun]:
             return [run for rate in grid for run in at(rate) if run not in scores]
 
         def means() -> dict[float, float]:
@@ -190,18 +190,22 @@ class Plan:
             grid = [*grid, *outwards(grid, best)]
         if needed := lacking():
             return None, needed
-        return Rate(max(grid, key=means().__getitem__), means()), []
+        return Choice(max(grid, key=means().__getitem__), means()), []
 
-    def head(self, encoder: str, scores: Mapping[Run, float]) -> tuple[Rate | None, list[Run]]:
+    def head(
+        self, encoder: str, scores: Mapping[StudyRun, float]
+    ) -> tuple[Choice | None, list[StudyRun]]:
         """`search` of the head's rate of an encoder."""
         return self.search(self.plain["encoders"][encoder]["head"], HEAD, scores)
 
-    def runs(self, stage: Stage, scores: Mapping[Run, float]) -> tuple[list[Run], list[Run]]:
+    def runs(
+        self, stage: Stage, scores: Mapping[StudyRun, float]
+    ) -> tuple[list[StudyRun], list[StudyRun]]:
         """The runs of a stage that can be named by now, fold by fold, and those of searches that
         the others wait for."""
         encoder = self.plain["blocks"][stage.block]["encoder"]
         head, needed = self.head(encoder, scores)
-        rates: dict[str, Rate] = {}
+        rates: dict[str, Choice] = {}
         for arm in stage.arms:
             found, more = self.search(*self.searched(stage.block, arm), scores)
             needed += [run for run in more if run not in needed]
@@ -210,7 +214,7 @@ class Plan:
         if head is None:
             return [], needed
         named = [
-            Run(
+            StudyRun(
                 encoder,
                 arm,
                 task,
@@ -228,7 +232,9 @@ class Plan:
         ]
         return named, needed
 
-    def pending(self, scores: Mapping[Run, float], last: str | None = None) -> Iterator[Run]:
+    def pending(
+        self, scores: Mapping[StudyRun, float], last: str | None = None
+    ) -> Iterator[StudyRun]:
         """What can be run now, in order, up to the stage `last`: searches before what waits for
         them."""
         seen = set(scores)
@@ -241,13 +247,13 @@ class Plan:
             if stage.name == last:
                 return
 
-    def total(self, scores: Mapping[Run, float], stage: Stage) -> tuple[int, int]:
+    def total(self, scores: Mapping[StudyRun, float], stage: Stage) -> tuple[int, int]:
         """Runs of a stage that are done, and all of them."""
         named, _ = self.runs(stage, scores)
         every = len(stage.places) * len(stage.tasks) * len(stage.arms)
         return sum(run in scores for run in named), every
 
-    def runs_known(self, scores: Mapping[Run, float]) -> Iterator[Run]:
+    def runs_known(self, scores: Mapping[StudyRun, float]) -> Iterator[StudyRun]:
         """Every run of the plan that can be named by now: its stages', and those that its searches
         have made."""
         for stage in self.stages:
@@ -263,7 +269,7 @@ class Plan:
     def _encoder(self, block: str) -> str:
         return self.plain["blocks"][block]["encoder"]
 
-    def overrides(self, run: Run) -> list[str]:
+    def overrides(self, run: StudyRun) -> list[str]:
         """The command line of a run, but for where things lie."""
         arm = self.plain["arms"][run.encoder][run.arm]
         given = [*self.plain["common"], *self.plain["encoders"][run.encoder]["set"], *arm["set"]]

@@ -109,8 +109,7 @@ def build(
         drawn.append(premise_figure(premise))
     blocks = {}
     if study is not None:
-        (craft,) = (m for m in methods(configs, "roberta_base") if m["label"] == records.reference)
-        tables += study_tables.tables(study, reproduced, craft["facts"]["start_tolerance"])
+        tables += study_tables.tables(study, reproduced)
         front = study_tables.pareto(study)
         drawn.append(front)
         shown = [t for t in tables if t.name in ("study_claims", "study_headline")]

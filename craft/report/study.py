@@ -7,7 +7,6 @@ import math
 import re
 import warnings
 import zlib
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +28,7 @@ from craft.report.statistics import (
     holm,
     p_over_folds_and_examples,
 )
-from craft.study import Plan, Run, Stage, run_of, score_of
+from craft.study import Plan, Stage, StudyRun, run_of, score_of
 
 MARGIN = 0.015  # H1: between the paper's own gaps to LoRA of 1.0 and 2.7 points
 DRAWS = 1000  # bootstrap samples of a fold's examples, for a variance alone
@@ -150,14 +149,14 @@ class Study:
     """The plan and what is on record of it."""
 
     plan: Plan
-    entries: Mapping[Run, Entry]
+    entries: Mapping[StudyRun, Entry]
     left_out: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path, plan: Plan, commits: Collection[str]) -> "Study":
         """Every record of the plan's runs under a folder; what is not from a frozen commit, not of
         the study, or there twice, is named and left out."""
-        entries: dict[Run, Entry] = {}
+        entries: dict[StudyRun, Entry] = {}
         left_out: list[str] = []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -191,7 +190,7 @@ class Study:
         return study
 
     @cached_property
-    def scores(self) -> dict[Run, float]:
+    def scores(self) -> dict[StudyRun, float]:
         return {run: score_of(entry.made) for run, entry in self.entries.items()}
 
     @cached_property
@@ -202,10 +201,12 @@ class Study:
         return self.plan.plain["blocks"][self.stages[stage].block]["encoder"]
 
     @cached_property
-    def _named(self) -> dict[str, list[Run]]:
+    def _named(self) -> dict[str, list[StudyRun]]:
         return {name: self.plan.runs(s, self.scores)[0] for name, s in self.stages.items()}
 
-    def runs(self, stages: Iterable[str], arm: str, tasks: Iterable[str] = ()) -> dict[Run, Entry]:
+    def runs(
+        self, stages: Iterable[str], arm: str, tasks: Iterable[str] = ()
+    ) -> dict[StudyRun, Entry]:
         """The runs on record of an arm in some stages, diverged ones too."""
         tasks = tuple(tasks)
         return {
@@ -219,13 +220,13 @@ class Study:
         """Folds (or seeds) of an arm."""
         return sum(len(self.stages[stage].places) for stage in stages)
 
-    def diverged(self) -> list[Run]:
+    def diverged(self) -> list[StudyRun]:
         return [run for run, entry in self.entries.items() if not entry.ok]
 
     # predictions ------------------------------------------------------------------------------
 
     @cached_property
-    def _predictions(self) -> dict[Run, tuple[Dev, np.ndarray]]:
+    def _predictions(self) -> dict[StudyRun, tuple[Dev, np.ndarray]]:
         """At the last epoch, of the runs that have them."""
         found = {}
         for run, entry in self.entries.items():
@@ -241,13 +242,13 @@ class Study:
         return found
 
     @cached_property
-    def _resampled(self) -> dict[Run, np.ndarray]:
+    def _resampled(self) -> dict[StudyRun, np.ndarray]:
         """Scores (DRAWS,) on bootstrap samples of a fold's examples, the same for all its runs and
         others than any other fold's."""
-        folds: dict[Any, list[Run]] = {}
+        folds: dict[Any, list[StudyRun]] = {}
         for run in self._predictions:
             folds.setdefault((run.encoder, run.task, run.fold, run.permutation), []).append(run)
-        found: dict[Run, np.ndarray] = {}
+        found: dict[StudyRun, np.ndarray] = {}
         for (_, task, fold, permutation), runs in folds.items():
             dev = self._predictions[runs[0]][0]
             runs = [run for run in runs if self._predictions[run][0] == dev]
@@ -258,7 +259,7 @@ class Study:
             found |= {run: drawn[:, n] for n, run in enumerate(runs)}
         return found
 
-    def constant(self, run: Run) -> float | None:
+    def constant(self, run: StudyRun) -> float | None:
         """The constant predictor's score where a run is scored: the larger class's share, 0 of a
         correlation; None where the labels are not at hand."""
         if self.entries[run].headline != "accuracy":
@@ -270,7 +271,7 @@ class Study:
 
     # V0 ---------------------------------------------------------------------------------------
 
-    def over_constant(self, runs: Mapping[Run, Entry]) -> FoldDifference:
+    def over_constant(self, runs: Mapping[StudyRun, Entry]) -> FoldDifference:
         """An arm's scores of one task less the constant predictor's, over folds."""
         found = [
             entry.score() - constant
@@ -307,17 +308,17 @@ class Study:
     # comparisons ------------------------------------------------------------------------------
 
     def _folds(
-        self, stages: Iterable[str], arm: str, tasks: Sequence[str], key: Callable[[Run], Any]
-    ) -> dict[Any, dict[str, Run]]:
+        self, stages: Iterable[str], arm: str, tasks: Sequence[str], key: Callable[[StudyRun], Any]
+    ) -> dict[Any, dict[str, StudyRun]]:
         """place -> task -> run, diverged ones too."""
-        found: dict[Any, dict[str, Run]] = {}
+        found: dict[Any, dict[str, StudyRun]] = {}
         for run in self.runs(stages, arm, tasks):
             found.setdefault(key(run), {})[run.task] = run
         return found
 
     def paired(
         self, stages: tuple[str, ...], arms: Sequence[tuple[tuple[str, ...], str]]
-    ) -> tuple[list[list[dict[str, Run]]], tuple[str, ...], int]:
+    ) -> tuple[list[list[dict[str, StudyRun]]], tuple[str, ...], int]:
         """The complete folds of some arms, each (stages, arm): a list by arm of task -> run for
         every fold in which each has a score of every task; the tasks; and the folds that these
         stages have begun."""
@@ -328,7 +329,7 @@ class Study:
             for own, other in zip(their, stages, strict=True)
         )
 
-        def place(run: Run) -> tuple[int, int | None, int]:
+        def place(run: StudyRun) -> tuple[int, int | None, int]:
             return run.permutation, run.fold, run.seed if same_seed else -1
 
         found = [self._folds(own, arm, tasks, place) for own, arm in arms]
@@ -345,7 +346,7 @@ class Study:
         ]
         return [[one[spot] for spot in complete] for one in found], tasks, len(begun)
 
-    def mean(self, runs: Mapping[str, Run], tasks: Iterable[str]) -> float:
+    def mean(self, runs: Mapping[str, StudyRun], tasks: Iterable[str]) -> float:
         return float(np.mean([self.entries[runs[task]].score() for task in tasks]))
 
     def comparison(self, question: Question) -> Comparison:
@@ -375,8 +376,8 @@ class Study:
 
     def _p_examples(
         self,
-        ours: Sequence[Mapping[str, Run]],
-        theirs: Sequence[Mapping[str, Run]],
+        ours: Sequence[Mapping[str, StudyRun]],
+        theirs: Sequence[Mapping[str, StudyRun]],
         tasks: Sequence[str],
     ) -> float:
         """Every fold has examples of its own, those of another permutation apart, which are the
@@ -509,7 +510,3 @@ def counted(study: Study) -> tuple[int, int]:
     """Runs of the plan's stages that are on record, and all of them."""
     done = [study.plan.total(study.scores, stage) for stage in study.plan.stages]
     return sum(d for d, _ in done), sum(n for _, n in done)
-
-
-def diverged_by_arm(study: Study) -> Counter[str]:
-    return Counter(run.cell for run in study.diverged())

@@ -44,9 +44,9 @@ GROUPS = (A, B, ("C",), ("D",), ("V1",), ("F",))  # of stages whose runs are see
 HEADLINE = (A, B)
 
 
-def tables(study: Study, published: Sequence[Table], start: float | None = None) -> list[Table]:
+def tables(study: Study, published: Sequence[Table]) -> list[Table]:
     return [
-        claims_table(study, published, start),
+        claims_table(study, published),
         headline_table(study),
         hypotheses_table(study),
         scores_table(study),
@@ -481,11 +481,6 @@ def counts_verdict(encoders: int, agree: bool) -> str:
     return REFUTED if not agree else SUPPORTED if encoders > 1 else UNDECIDED
 
 
-def start_verdict(tolerance: float | None) -> str:
-    """Exact is a difference of nothing."""
-    return UNTESTED if tolerance is None else SUPPORTED if tolerance == 0 else REFUTED
-
-
 def table2_verdict(within: Sequence[Any]) -> str:
     """Whether a row of Table 2 is met, from what stands beside each of its eight cells (None: no
     record): refuted by one outside, supported by all eight."""
@@ -495,9 +490,9 @@ def table2_verdict(within: Sequence[Any]) -> str:
     return REFUTED if not all(known) else SUPPORTED if len(known) == len(within) else UNDECIDED
 
 
-def claims_table(study: Study, published: Sequence[Table], start: float | None = None) -> Table:
-    """What the paper claims, and what can be said of it here; `start` is the largest difference in
-    outputs between the backbone and CRAFT at its start that the tests let pass (None: unknown)."""
+def claims_table(study: Study, published: Sequence[Table]) -> Table:
+    """What the paper claims, and what records say of it; `published` are its tables with our runs
+    beside them."""
     h1, h3 = study.confirmatory["H1"], study.confirmatory["H3"]
     runs, encoders, agree = _counts(study)
 
@@ -511,16 +506,13 @@ def claims_table(study: Study, published: Sequence[Table], start: float | None =
     rows = [
         ("close to LoRA with a seventh of its parameters (section 5)", "H1: CRAFT less LoRA, r = 8",
          tasks(h1), folds(h1), _of_words(h1, WITHIN, WORSE), h1.text),
-        ("the decomposition of pre-trained weights is what helps (section 4)",
+        ("the decomposition of the pre-trained weights is what helps (its premise)",
          "H3: HOSVD's factors less random ones of the same norm",
          tasks(h3), folds(h3), _of_words(h3, YES, HURTS), h3.text),
         ("the count depends on ranks alone, not on width or depth (Proposition 1)",
          "numbers trained = the sum of squared ranks; r1 is clipped to the depth",
          " and ".join(sorted(encoders)) or MISSING, f"{runs} runs",
          counts_verdict(len(encoders), agree), ""),
-        ("at J = I the model is the pre-trained one exactly (Remark 1)",
-         "outputs at the start (tests/tuners); what its noisy start changes: E1",
-         "small random encoders", "tests", start_verdict(start), ""),
     ]  # fmt: skip
     for table in published:
         data, model = table.data, table.name.removeprefix("table2_")

@@ -37,7 +37,6 @@ from craft.report.study_tables import (
     pareto,
     premise_text,
     search_table,
-    start_verdict,
     table2_verdict,
     tables,
 )
@@ -409,7 +408,6 @@ def test_records_of_another_commit_or_of_no_run_of_the_plan_are_named_and_left_o
 def test_claims_follow_from_the_statistics():
     assert counts_verdict(0, True) == "untested" and counts_verdict(1, True) == "undecided"
     assert counts_verdict(2, True) == "supported" and counts_verdict(2, False) == "refuted"
-    assert [start_verdict(v) for v in (None, 0.0, 1e-3)] == ["untested", "supported", "refuted"]
     assert table2_verdict([None] * 8) == "untested" == table2_verdict([float("nan")] * 8)
     assert table2_verdict([True] * 8) == "supported"
     assert table2_verdict([True] * 7 + [None]) == "undecided"
