@@ -219,7 +219,9 @@ def test_study_is_worked_off_promoted_and_then_has_nothing_to_run(small_study, t
     results = tmp_path / "results"
     records = [json.loads(p.read_text()) for p in sorted(results.rglob("runs/*.json"))]
     runs = [run_of(made) for made in records]
-    assert len({run for run in runs if run.selection == "train_holdout"}) == 2 + 2 * 2  # two steps
+    assert (
+        len({run for run in runs if run.selection == "train_holdout"}) == 2 * 2
+    )  # and a step outwards
     assert len({run for run in runs if run.selection == "fold"}) == 2 * 2
     assert len([*results.glob("predictions/*.safetensors")]) == 4
     shutil.rmtree(tmp_path / "outputs")  # as on a fresh machine
