@@ -47,12 +47,12 @@ test: $(STAMP) ## the fast tests, offline; GLUE_DIR=<folder> adds those on real 
 	$(TEST_ENV) $(PY) -m pytest -q -n 2 -m "not slow and not gpu and not slurm"
 
 test-slurm: $(STAMP) ## a sweep on a Slurm of two nodes on this machine; needs root, slurm-wlm and munge (10 min)
-	$(TEST_ENV) $(PY) -m pytest -q -m slurm tests/slurm
+	$(TEST_ENV) $(PY) -m pytest -q -m slurm tests/bench/sweep/slurm
 
 faults: $(STAMP) ## inject every fault and write results/faults.md (10 min)
-	$(TEST_ENV) $(PY) -m pytest -q tests/test_faults.py tests/test_kill.py tests/test_lease.py \
-		tests/test_scripts.py::test_sweep_finishes_the_rest_when_one_job_breaks \
-		tests/test_scripts.py::test_full_disk_at_the_adapters_is_one_line_and_the_run_goes_on --faults results/faults.md
+	$(TEST_ENV) $(PY) -m pytest -q tests/bench/run/test_faults.py tests/bench/run/test_kill.py tests/bench/run/test_lease.py \
+		tests/bench/cli/test_commands.py::test_sweep_finishes_the_rest_when_one_job_breaks \
+		tests/bench/cli/test_commands.py::test_full_disk_at_the_adapters_is_one_line_and_the_run_goes_on --faults results/faults.md
 
 test-slow: $(STAMP) ## what `make test` leaves out; GPU and Slurm tests skip where there is none (< 30 min on 2 cores)
 	$(TEST_ENV) $(PY) -m pytest -q -m "slow or gpu or slurm"
@@ -60,7 +60,7 @@ test-slow: $(STAMP) ## what `make test` leaves out; GPU and Slurm tests skip whe
 # peft 0.18 warns at each save of a model that was not loaded from a folder.
 test-compat: $(COMPAT_STAMP) ## the tuners on the oldest peft and transformers, in COMPAT=.venv-compat (1 min to set up, < 5 min)
 	$(TEST_ENV) $(COMPAT)/bin/python -m pytest -q -m "not slow and not gpu" \
-		-W "ignore:Could not find a config file in:UserWarning" tests/test_tucker.py tests/tuners
+		-W "ignore:Could not find a config file in:UserWarning" tests/test_tucker.py tests/test_export.py tests/test_vertical.py tests/tuners
 
 $(PEFT_TESTS): | $(STAMP)
 	rm -rf $@ $@.tmp && mkdir -p $@.tmp

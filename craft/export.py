@@ -15,9 +15,9 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from craft.errors import InputError
-from craft.storage import atomically
-from craft.tuners.layer import SandwichLayer
-from craft.tuners.sandwich import SandwichModel
+from craft.files import atomically
+from craft.tuners.sandwich.layer import SandwichLayer
+from craft.tuners.sandwich.model import SandwichModel
 
 PREFIX = "base_model.model."  # of a module's name in an adapter file of peft
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from craft.errors import InputError
-from craft.storage import digest_of_tensors, read_cached, sha256, write_cached
+from craft.files import digest_of_tensors, read_cached, sha256, write_cached
 
 Rank = int | float | str  # 24 | 0.25 of the mode's size | 'energy:0.9' of its spectrum
 Ranks = tuple[Rank, Rank, Rank]

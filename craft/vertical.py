@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from craft.errors import InputError
-from craft.storage import read_tensors, write_tensors
-from craft.tuners.group import layer_index
+from craft.files import read_tensors, write_tensors
 from craft.tuners.lora_xs import truncated_svd
+from craft.tuners.sandwich.group import layer_index
 from craft.tuners.targets import is_linear
 
 REFERENCES = ("previous", "first")

@@ -61,7 +61,7 @@ class Batch:
         from omegaconf import OmegaConf
         from train import carry_out
 
-        from craft.environment import without_secrets
+        from craft.bench.run.provenance import without_secrets
         from craft.errors import InputError, Interrupted, first_line
 
         if entry.stopped():
@@ -98,7 +98,7 @@ class Clock:
     """Notes every few seconds for how long this job has held its machine."""
 
     def __init__(self, folder: Path) -> None:
-        from craft.environment import holder
+        from craft.bench.run.provenance import holder
 
         who = holder()
         self.path = folder / f"{who.job}.{who.restart}.json"

@@ -25,6 +25,7 @@ from entry import options, start
 from craft.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
+MODULES = {"plan": "planning"}
 NAMES = ("trainer", "methods", "padding", "hosvd", "startup", "cuda", "plan")
 # rounds of each: a step is short and its ratios are near 1, a run end to end is long
 ROUNDS = {"trainer": 3, "methods": 9, "padding": 3, "hosvd": 3, "startup": 5, "cuda": 9}
@@ -39,7 +40,7 @@ def main() -> None:
     import torch
     from transformers.utils import logging
 
-    from craft.bench.subjects import Setup, folder
+    from craft.bench.speed.subjects import Setup, folder
 
     for number in (signal.SIGINT, signal.SIGTERM):  # there is no step to end first
         signal.signal(number, signal.default_int_handler)
@@ -77,9 +78,9 @@ def run(name: str, setup: Any, out: Path) -> None:
     """One bench: its table on the terminal, its file in `out`."""
     import torch
 
-    from craft.bench.measure import page, table
-    from craft.environment import anonymous, hardware, versions
-    from craft.storage import write_json, write_text
+    from craft.bench.run.provenance import anonymous, hardware, versions
+    from craft.bench.speed.measure import page, table
+    from craft.files import write_json, write_text
 
     print(f"\n{name}")
     if name == "cuda" and setup.device != "cuda":
@@ -104,7 +105,7 @@ def run(name: str, setup: Any, out: Path) -> None:
         write_json(out / f"{name}.json", anonymous(content))
         return remarks
 
-    measure = importlib.import_module(f"craft.bench.{name}").bench
+    measure = importlib.import_module(f"craft.bench.speed.{MODULES.get(name, name)}").bench
     more = {"plan": {"measured": out}, "trainer": {"keep": write}}.get(name, {})
     found = measure(setup, **more)
     print(table(found))

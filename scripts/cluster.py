@@ -12,11 +12,16 @@ from batch import Batch
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from craft import models, record, snapshot, sweep
-from craft.config import RunConfig, check, donor_line
+from craft.bench.glue.splits import data_of
+from craft.bench.model.locate import Backbone, locate
+from craft.bench.run import record
+from craft.bench.run.folder import RunFolder
+from craft.bench.run.identity import identity
+from craft.bench.settings.resolve import check, donor_line
+from craft.bench.settings.sections import RunConfig
+from craft.bench.sweep import snapshot, state
+from craft.bench.sweep.state import Found, Planned, Sweep
 from craft.errors import InputError
-from craft.glue.holdout import data_of
-from craft.sweep import Found, Planned, Sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 START = 20.0  # seconds for a run to load its model and data
@@ -82,9 +87,9 @@ def launch_on_slurm(
     InputError where the sources differ from the commit, or squeue or sbatch refuse."""
     planned = plan(settings, job_overrides, compose)
     outputs = planned.outputs
-    names = {*sweep.job_names(outputs), planned.job_name}
-    jobs = sweep.queue(names)
-    found = sweep.states(outputs, planned.runs, sweep.queued(outputs, jobs))
+    names = {*state.job_names(outputs), planned.job_name}
+    jobs = state.queue(names)
+    found = state.states(outputs, planned.runs, state.queued(outputs, jobs))
     todo = [one.run for one in found if one.state in ("missing", "failed")]
     ahead = {one.run.id for one in found if one.state in ("pending", "running")}
     stages = stage(settings, todo, ahead)
@@ -100,7 +105,7 @@ def launch_on_slurm(
         left = submit(settings, planned, stages, copy.resolve(), live)
         while left and not settings.detach:
             time.sleep(settings.poll_seconds)
-            live = {job.id for job in sweep.queue(names)}
+            live = {job.id for job in state.queue(names)}
             before, left = left, submit(settings, planned, left, copy.resolve(), live)
             if left == before and not live & set(planned.submitted):
                 break  # they wait for what is not in the queue
@@ -110,9 +115,9 @@ def launch_on_slurm(
     print(f"status: python scripts/sweep.py status sweep={planned.folder}")
     if settings.detach:
         return []
-    while sweep.queue([planned.job_name]):
+    while state.queue([planned.job_name]):
         time.sleep(settings.poll_seconds)
-    ends = sweep.states(outputs, planned.runs, set())
+    ends = state.states(outputs, planned.runs, set())
     return [_returned(one, outputs) for one in ends]
 
 
@@ -150,7 +155,7 @@ class _Identities:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._backbones: dict[str, models.Backbone] = {}
+        self._backbones: dict[str, Backbone] = {}
         self._data: dict[str, tuple[str, float]] = {}
         self._outputs: set[Path] = set()
         self._rates: dict[str, float] = {}
@@ -164,7 +169,7 @@ class _Identities:
         self._outputs.add(config.outputs)
         section = str(config.model)
         if section not in self._backbones:
-            self._backbones[section] = models.locate(config.model)
+            self._backbones[section] = locate(config.model)
         key = f"{config.task.name} {config.data} {config.selection} {config.fold}"
         if key not in self._data:
             data = data_of(config)
@@ -173,14 +178,14 @@ class _Identities:
             self._data[key] = (data.digest, size + 3 * len(train))
         digest, tokens = self._data[key]
         backbone = self._backbones[section]
-        kept = record.identity(config, backbone.digest, digest, backbone.tokenizer)
+        kept = identity(config, backbone.digest, digest, backbone.tokenizer)
         if donor is not None:
             kept["start_from.id"] = donor
         run_id = record.digest(kept)
         device = [o for o in overrides if o.split("=")[0] != "train.device"]
         line = (*device, f"train.device={config.train.device}")  # never the other one by accident
         seconds = START + tokens * config.train.epochs / self._rate(config, backbone.name)
-        folder = record.RunFolder.of(config, run_id, backbone.name)
+        folder = RunFolder.of(config, run_id, backbone.name)
         return Planned(line, run_id, folder.path.name, round(seconds, 1), donor)
 
     def _rate(self, config: RunConfig, name: str) -> float:
@@ -188,7 +193,7 @@ class _Identities:
         if name not in self._rates:
             found = []
             for path in (config.outputs / "runs").glob(f"*-{name}-s*/record.json"):
-                made = record.RunFolder(path.parent).done()
+                made = RunFolder(path.parent).done()
                 if made is not None:
                     found.append(made["provenance"]["cost"]["tokens_per_second"])
             rates = [rate for rate in found if rate > 0] or [self.settings.tokens_per_second]
@@ -206,7 +211,7 @@ def stage(settings: Settings, todo: Sequence[Planned], ahead: set[str]) -> list[
     donors = {run.donor for run in todo if run.donor is not None}
 
     def packed(runs: Iterable[Planned]) -> list[list[Planned]]:
-        return sweep.pack(list(runs), 60 * settings.job_minutes, settings.runs_per_job)
+        return state.pack(list(runs), 60 * settings.job_minutes, settings.runs_per_job)
 
     stages: list[Stage] = [(None, packed(run for run in todo if run.id in donors))]
     waits = donors & (ids | ahead)
@@ -311,7 +316,7 @@ def _submit_array(
 def _show(
     settings: Settings, planned: Sweep, found: Sequence[Found], stages: Sequence[Stage]
 ) -> None:
-    counts = ", ".join(f"{n} {state}" for state, n in sweep.summary(found).items() if n)
+    counts = ", ".join(f"{n} {state}" for state, n in state.summary(found).items() if n)
     jobs = [job for _, jobs in stages for job in jobs]
     hours = sum(run.seconds for job in jobs for run in job) / 3600
     print(f"{planned.folder}: {len(found)} runs: {counts}")
@@ -328,7 +333,7 @@ def _agreed() -> bool:
 
 def _returned(one: Found, outputs: Path) -> JobReturn:
     """A run's end as Hydra's sweepers want it: its score, or an exception that names it."""
-    made = record.RunFolder(one.run.folder(outputs)).read()
+    made = RunFolder(one.run.folder(outputs)).read()
     if one.state == "done" and made is not None:
         score = made["result"]["score"]
         value = score["best"][score["headline"]]

@@ -9,8 +9,8 @@ from entry import options, start
 
 
 def main() -> None:
-    from craft.environment import versions
-    from craft.suite import choose, find, hub_answers
+    from craft.bench.run.provenance import versions
+    from craft.bench.sweep.suite import choose, find, hub_answers
 
     given = options(sys.argv[1:], suite=None, model_dir=None, glue_dir=None)
     for package, version in versions().items():

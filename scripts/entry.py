@@ -32,9 +32,9 @@ from omegaconf.errors import (  # noqa: E402
     OmegaConfBaseException,
 )
 
-from craft.environment import without_secrets  # noqa: E402
+from craft.bench.run.provenance import without_secrets  # noqa: E402
 from craft.errors import InputError, Interrupted, first_line  # noqa: E402
-from craft.storage import write_json  # noqa: E402
+from craft.files import write_json  # noqa: E402
 
 UNKNOWN_KEY = (ConfigAttributeError, ConfigKeyError)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)

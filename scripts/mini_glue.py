@@ -1,10 +1,10 @@
 """Make mini-GLUE: the nine tasks in GLUE's columns and splits, from a seeded generator of English.
 
-python scripts/mini_glue.py [out=craft/glue/mini] [seed=0]
+python scripts/mini_glue.py [out=craft/bench/glue/mini] [seed=0]
 
 Synthetic, not GLUE (docs/mini_glue.md). The sentences come from `english`; this module draws the
 labels, keeps the splits apart and lays out the columns. The tables of seed 0 are frozen in
-craft/glue/mini, where the bench reads them; this is what made them."""
+craft/bench/glue/mini, where the bench reads them; this is what made them."""
 
 import sys
 from collections.abc import Callable
@@ -109,7 +109,7 @@ def write(folder: Path, seed: int) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    from craft.storage import atomically
+    from craft.files import atomically
 
     for task in TASKS:
         for split, columns in load(task, seed).items():

@@ -111,9 +111,9 @@ def stretches(facts: dict[str, Any]) -> str:
 
 def evidence(runs: pd.DataFrame) -> str:
     """A Markdown table: pre-trained and random weights at best and last epoch, beside a constant."""
-    from craft.report.render import MISSING, percent, signed
-    from craft.report.scores import METRIC_NAMES, NAMES, spread
-    from craft.report.statistics import FEWEST
+    from craft.bench.report.statistics.statistics import FEWEST
+    from craft.bench.report.tables.cells import METRIC_NAMES, NAMES, spread
+    from craft.bench.report.tables.render import MISSING, percent, signed
 
     def summary(chosen: pd.DataFrame) -> str:
         if chosen.empty:
@@ -144,7 +144,7 @@ def evidence(runs: pd.DataFrame) -> str:
 
 def constant_score(metric: str, labels: np.ndarray) -> float:
     """The best score that one answer for all examples gets: labels (n,)."""
-    from craft.report.predictions import score
+    from craft.bench.report.statistics.resampled import score
 
     once = np.ones((1, len(labels)))
     answers = [np.full((len(labels), 1), answer) for answer in np.unique(labels)]
@@ -154,9 +154,9 @@ def constant_score(metric: str, labels: np.ndarray) -> float:
 def learnt(folder: Path) -> pd.DataFrame:
     """The records of experiment=learnt for the weights that are in place: scores at the best and
     the last epoch, and a constant's on the same dev examples."""
-    from craft.models import locate
-    from craft.record import read_all
-    from craft.report.predictions import read_predictions
+    from craft.bench.model.locate import locate
+    from craft.bench.run.predictions import read_predictions
+    from craft.bench.run.record import read_all
 
     digest = locate({"path": MODEL, "repository": None, "revision": None}).digest
     rows = []
@@ -213,7 +213,7 @@ def card(folder: Path) -> str:
 
 def main() -> None:
     from craft.errors import InputError
-    from craft.storage import write_text
+    from craft.files import write_text
 
     if odd := [a for a in sys.argv[1:] if a != "--check"]:
         raise InputError(f"{odd[0]!r} is not --check, the only option")

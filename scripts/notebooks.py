@@ -20,7 +20,7 @@ def main() -> None:
     import nbformat
 
     from craft.errors import InputError
-    from craft.storage import write_text
+    from craft.files import write_text
 
     given = [Path(word) for word in sys.argv[1:]]
     for path in given:

@@ -12,9 +12,9 @@ from entry import options, start
 
 
 def main() -> None:
+    from craft.bench.report.figures.weights import read_stacks
+    from craft.bench.report.study.premise import measured, premise_figure, premise_table, write
     from craft.errors import InputError
-    from craft.report.premise import measured, premise_figure, premise_table, write
-    from craft.report.weights import read_stacks
     from craft.tucker import check_ranks
 
     given = options(sys.argv[1:], model=None, ranks="24,100,100", out="outputs/premise", json=None)

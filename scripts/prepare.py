@@ -19,11 +19,11 @@ _done: set[str] = set()  # the basic launcher composes all runs in this process
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 @job
 def main(cfg: DictConfig) -> None:
-    from craft import models
-    from craft.computation import caches, prepare
-    from craft.config import check
-    from craft.glue.holdout import data_of
-    from craft.train import Seeds
+    from craft.bench.glue.splits import data_of
+    from craft.bench.model.locate import locate, tokenizer_of
+    from craft.bench.run.computation import caches, prepare
+    from craft.bench.settings.resolve import check
+    from craft.bench.training.loop import Seeds
 
     config = check(cfg, cuda=True)
     of_data = (config.task.name, config.data, config.selection, config.fold)
@@ -31,12 +31,12 @@ def main(cfg: DictConfig) -> None:
     method = f"{config.model} {config.method['peft']} {config.method.get('train_backbone')}"
     if {key, method} <= _done:
         return
-    backbone = models.locate(config.model)
+    backbone = locate(config.model)
     data = data_of(config)
     cache = caches(config, data.digest, backbone.tokenizer)
     if key not in _done:
         _done.add(key)
-        tokenizer = models.tokenizer_of(backbone)
+        tokenizer = tokenizer_of(backbone)
         tokens = 0
         for split in data.splits.values():
             tokens += len(cache.encode(split, config.task, tokenizer, config.train.max_length).ids)

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
+    from craft.bench.run.promote import promote
     from craft.errors import InputError
-    from craft.report.promotion import promote
 
     flags = [a for a in sys.argv[1:] if a.startswith("--")]
     if odd := [flag for flag in flags if flag != "--allow-dirty"]:

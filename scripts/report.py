@@ -17,13 +17,13 @@ KEYS = ("records", "out", "models")
 
 
 def main() -> None:
+    from craft.bench.report.load import load
+    from craft.bench.report.study.evidence import Study, frozen_commits
+    from craft.bench.report.study.plan import Plan
+    from craft.bench.report.study.premise import read as read_premise
+    from craft.bench.report.whole import build, changed_pages, differing
     from craft.errors import InputError
-    from craft.report.build import build, changed_pages, differing
-    from craft.report.load import load
-    from craft.report.premise import read as read_premise
-    from craft.report.study import Study, frozen_commits
-    from craft.storage import write_text
-    from craft.study import Plan
+    from craft.files import write_text
 
     options = {}
     for argument in sys.argv[1:]:
@@ -73,8 +73,8 @@ def main() -> None:
 
 def _stacks(models: str | None) -> list:
     """Weights for PCA and spectra: folders or hub names; else the mini RoBERTa's, if there."""
-    from craft.models import locate
-    from craft.report.weights import read_stacks
+    from craft.bench.model.locate import locate
+    from craft.bench.report.figures.weights import read_stacks
 
     mini = ROOT / "results" / "models" / "roberta-mini"
     if models is None:

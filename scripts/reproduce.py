@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from craft.errors import InputError, Interrupted
-from craft.storage import write_json
+from craft.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -100,10 +100,13 @@ def sweeps(suite: str, given: dict[str, Any], findings: Any) -> list[Sweep]:
 
 def plan(grids: list[Sweep]) -> list[Planned]:
     """Compose every run and find its identity, as the run itself will."""
-    from craft import models, record
-    from craft.config import check
-    from craft.glue import sources
-    from craft.glue.batches import encode
+    from craft.bench.glue import sources
+    from craft.bench.glue.tokens import encode
+    from craft.bench.model.locate import locate, tokenizer_of
+    from craft.bench.run import record
+    from craft.bench.run.folder import RunFolder
+    from craft.bench.run.identity import identity
+    from craft.bench.settings.resolve import check
 
     composed = []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -112,21 +115,21 @@ def plan(grids: list[Sweep]) -> list[Planned]:
     loaded: dict[tuple[str, str], Any] = {}
     planned = []
     for config in composed:
-        backbone = backbones.setdefault(str(config.model), None) or models.locate(config.model)
+        backbone = backbones.setdefault(str(config.model), None) or locate(config.model)
         backbones[str(config.model)] = backbone
         key = (config.task.name, str(config.model))
         if key not in loaded:
             data = sources.load(config.task, config.data, ("train", *config.task.dev))
-            tokenizer = models.tokenizer_of(backbone)
+            tokenizer = tokenizer_of(backbone)
             length = config.train.max_length
             loaded[key] = (
                 data.digest,
                 len(encode(data.splits["train"], config.task, tokenizer, length).ids),
             )
         digest, tokens = loaded[key]
-        kept = record.identity(config, backbone.digest, digest, backbone.tokenizer)
+        kept = identity(config, backbone.digest, digest, backbone.tokenizer)
         run_id = record.digest(kept)
-        folder = record.RunFolder.of(config, run_id, backbone.name)
+        folder = RunFolder.of(config, run_id, backbone.name)
         planned.append(Planned(folder, tokens * config.train.epochs))
     return planned
 
@@ -136,10 +139,11 @@ def calibrate(sweep: Sweep, outputs: Path) -> tuple[str, float]:
     of a sweep.
 
     The precision is part of a run's identity, so what was found faster at the first start stays."""
-    from craft import models, suite
-    from craft.config import check
-    from craft.glue import sources
-    from craft.glue.batches import encode
+    from craft.bench.glue import sources
+    from craft.bench.glue.tokens import encode
+    from craft.bench.model.locate import locate, tokenizer_of
+    from craft.bench.settings.resolve import check
+    from craft.bench.sweep import suite
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = check(compose("train", sweep.runs()[0]))
@@ -147,7 +151,7 @@ def calibrate(sweep: Sweep, outputs: Path) -> tuple[str, float]:
     tokens = encode(
         train,
         config.task,
-        models.tokenizer_of(models.locate(config.model)),
+        tokenizer_of(locate(config.model)),
         config.train.max_length,
     )
     path, device = outputs / "precision.json", config.train.device
@@ -215,7 +219,7 @@ def submit(grids: list[Sweep], given: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    from craft import suite
+    from craft.bench.sweep import suite
 
     given = options(
         sys.argv[1:], suite=None, methods=None, tasks=None, seeds=None, workers=None, glue_dir=None,

@@ -39,9 +39,9 @@ class Work:
 
     def look(self) -> None:
         """Promote what has finished since, and read all that is promoted."""
-        from craft.record import read_all
-        from craft.report.promotion import promote
-        from craft.study import run_of, score_of
+        from craft.bench.report.study.plan import run_of, score_of
+        from craft.bench.run.promote import promote
+        from craft.bench.run.record import read_all
 
         runs, known = self.outputs / "runs", {}
         for path, made in read_all(self.results):
@@ -76,7 +76,7 @@ class Work:
 
 
 def main() -> None:
-    from craft.study import Plan
+    from craft.bench.report.study.plan import Plan
 
     given = options(
         sys.argv[1:], glue_dir=None, encoders=None, results=str(ROOT / "results" / "study"),

@@ -24,9 +24,9 @@ CONFIGS = ROOT / "configs"
 
 
 def main() -> None:
-    from craft import record, submission
+    from craft.bench.run import record, submission
     from craft.errors import InputError
-    from craft.storage import atomically
+    from craft.files import atomically
 
     patterns = [word for word in sys.argv[1:] if "=" not in word]
     keys = [word for word in sys.argv[1:] if "." in word.partition("=")[0] and "=" in word]
@@ -69,8 +69,8 @@ def main() -> None:
 def _config(made: dict[str, Any], adapter: Path, data: str | None, keys: list[str]):
     """A run's own config for predicting with a saved adapter; a setting that is newer than the
     record has its default."""
-    from craft.config import check
-    from craft.environment import of_this_machine
+    from craft.bench.run.provenance import of_this_machine
+    from craft.bench.settings.resolve import check
     from craft.errors import InputError
 
     defaults = OmegaConf.load(CONFIGS / "train.yaml")
@@ -95,15 +95,15 @@ def _config(made: dict[str, Any], adapter: Path, data: str | None, keys: list[st
 
 def _check(path: Path) -> None:
     """Say whether the site would take a zip; ends the script with 1 where it would not."""
+    from craft.bench.glue.leaderboard import FILES, findings
     from craft.errors import InputError
-    from craft.glue.leaderboard import FILES, findings
 
     if not path.is_file():
         raise InputError(f"check: there is no file {path}")
     if found := findings(path.read_bytes()):
         print(f"{path} is no complete submission:", *found, sep="\n  ", file=sys.stderr)
         sys.exit(1)
-    print(f"{path}: {len(FILES)} files, as the table in craft/glue/leaderboard.py has them")
+    print(f"{path}: {len(FILES)} files, as the table in craft/bench/glue/leaderboard.py has them")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from entry import options, start
 
 
 def main() -> None:
-    from craft import sweep
+    from craft.bench.sweep import state
     from craft.errors import InputError
 
     action, *rest = sys.argv[1:] or [""]
@@ -19,16 +19,16 @@ def main() -> None:
         raise InputError(f"{action!r} is not one of status, cancel")
     given = options(rest, sweep=None, outputs="outputs")
     folder = given["sweep"]
-    found = sweep.Sweep.read(Path(folder) if folder else sweep.newest(Path(given["outputs"] or "")))
+    found = state.Sweep.read(Path(folder) if folder else state.newest(Path(given["outputs"] or "")))
     if action == "cancel":
-        gone = sweep.cancel(found)
+        gone = state.cancel(found)
         print(f"{found.folder}: {len(gone)} jobs cancelled; what they had begun can go on")
         return
-    jobs = sweep.queue(sweep.job_names(found.outputs))
-    held = sweep.queued(found.outputs, jobs)
-    states = sweep.states(found.outputs, found.runs, held)
+    jobs = state.queue(state.job_names(found.outputs))
+    held = state.queued(found.outputs, jobs)
+    states = state.states(found.outputs, found.runs, held)
     ours = [job for job in jobs if job.id in found.submitted]
-    print("\n".join(sweep.lines(found, states, ours)))
+    print("\n".join(state.lines(found, states, ours)))
 
 
 if __name__ == "__main__":

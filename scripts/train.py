@@ -27,14 +27,14 @@ def carry_out(cfg: DictConfig, overrides: Sequence[str], command: str) -> dict[s
     """What a composed config asks for: a run, whose record it returns, or the use of an adapter.
 
     `overrides` are what it was composed with, by a Hydra that is still initialized."""
-    from craft.config import check, donor_line
+    from craft.bench.settings.resolve import check, donor_line
 
     config = check(cfg)
     donor = None
     if config.start_from is not None:
         donor = check(hydra.compose("train", donor_line(cfg, overrides)))
     if config.mode != "train":
-        from craft.predict import evaluate, predict_to_file
+        from craft.bench.run.predict import evaluate, predict_to_file
 
         if config.mode == "evaluate":
             print(json.dumps(evaluate(config), indent=2))
@@ -42,7 +42,7 @@ def carry_out(cfg: DictConfig, overrides: Sequence[str], command: str) -> dict[s
             for path in predict_to_file(config):
                 print(path)
         return None
-    from craft.run import run
+    from craft.bench.run.execute import run
 
     return run(config, command, stopped, say=print, donor=donor)
 

@@ -43,7 +43,7 @@ masked language modelling on {sequences:,} held-out sequences of the pre-trainin
 
 def losses(corpus: Path, work: Path) -> dict[str, Any]:
     """Parameters, error and held-out loss of the model as it is and of every vertical one."""
-    from craft.models import locate
+    from craft.bench.model.locate import locate
     from craft.vertical import make_vertical
 
     tokens = work / "tokens.uint16"
@@ -81,8 +81,8 @@ def losses(corpus: Path, work: Path) -> dict[str, Any]:
 
 def scores(folder: Path, digest: str, task: str) -> tuple[pd.DataFrame, str]:
     """CRAFT's best scores on the task in the records of these weights, by backbone."""
-    from craft.record import read_all
-    from craft.report.scores import METRIC_NAMES
+    from craft.bench.report.tables.cells import METRIC_NAMES
+    from craft.bench.run.record import read_all
 
     rows, headline = [], "-"
     for _, made in read_all(folder):
@@ -131,7 +131,7 @@ def page(facts: dict[str, Any], folder: Path) -> str:
 
 def main() -> None:
     from craft.errors import InputError
-    from craft.storage import write_json, write_text
+    from craft.files import write_json, write_text
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -23,9 +23,9 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from craft.config import RunConfig, check
-from craft.glue.tasks import Task
-from craft.run import run
+from craft.bench.run.execute import run
+from craft.bench.settings.resolve import check
+from craft.bench.settings.sections import RunConfig, Task
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"

@@ -1,1 +1,2 @@
-"""Speed and memory beside what a user would take instead; `scripts/bench.py` runs it."""
+"""The GLUE bench: glue, model, training, run, then sweep and report, then speed and cli; a
+stage imports only stages before it."""

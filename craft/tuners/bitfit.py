@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from craft.errors import InputError
 from craft.tuners.registration import register
-from craft.tuners.tensors import wide
+from craft.tuners.sandwich.tensors import wide
 from craft.tuners.tuner import Tuner, TunerConfig, features
 
 

@@ -32,11 +32,11 @@ from craft.tucker import (
     decompose_cached,
     gaussian,
 )
-from craft.tuners.group import Group
 from craft.tuners.registration import register
-from craft.tuners.sandwich import SandwichModel
+from craft.tuners.sandwich.group import Group
+from craft.tuners.sandwich.model import SandwichModel
+from craft.tuners.sandwich.tensors import wide
 from craft.tuners.targets import SandwichConfig
-from craft.tuners.tensors import wide
 
 __all__ = ["CraftConfig", "CraftModel"]
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from craft.errors import InputError
 from craft.tucker import Clipped
 from craft.tuners.encoders import ENCODERS
-from craft.tuners.group import Group
 from craft.tuners.registration import register
-from craft.tuners.sandwich import SandwichConfig, SandwichModel
+from craft.tuners.sandwich.group import Group
+from craft.tuners.sandwich.model import SandwichConfig, SandwichModel
+from craft.tuners.sandwich.tensors import wide
 from craft.tuners.targets import TARGET_MODULES
-from craft.tuners.tensors import wide
 
 
 @dataclass

@@ -13,10 +13,10 @@ from peft.utils import PeftType
 from torch import Tensor
 
 from craft.errors import InputError
-from craft.tuners.group import Group
 from craft.tuners.registration import register
-from craft.tuners.sandwich import SandwichConfig, SandwichModel
-from craft.tuners.tensors import wide
+from craft.tuners.sandwich.group import Group
+from craft.tuners.sandwich.model import SandwichConfig, SandwichModel
+from craft.tuners.sandwich.tensors import wide
 
 SHARES = ("all", "projection")
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from craft.errors import InputError
 from craft.tucker import Rank, check_ranks, clip_ranks
-from craft.tuners.group import Group
 from craft.tuners.registration import register
-from craft.tuners.sandwich import SandwichConfig, SandwichModel
-from craft.tuners.tensors import wide
+from craft.tuners.sandwich.group import Group
+from craft.tuners.sandwich.model import SandwichConfig, SandwichModel
+from craft.tuners.sandwich.tensors import wide
 
 FORMS = ("tucker", "lora")
 

@@ -12,8 +12,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from craft.errors import InputError
-from craft.tuners.backbone import FORMAT
 from craft.tuners.encoders import ENCODERS
+from craft.tuners.sandwich.backbone import FORMAT
 from craft.tuners.tuner import TunerConfig
 
 # Query and value by model type: the encoders' from their table, others from peft.

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from craft.errors import InputError
-from craft.storage import write_text
-from craft.tuners.tensors import as_in_a_file
+from craft.files import write_text
+from craft.tuners.sandwich.tensors import as_in_a_file
 
 
 class Tuner(BaseTuner):

@@ -15,7 +15,7 @@ from torch import nn
 import craft.tucker
 from craft import CraftConfig, use_cache
 from craft.errors import InputError
-from craft.tuners.backbone import FORMAT, refuse_model
+from craft.tuners.sandwich.backbone import FORMAT, refuse_model
 
 # ---- on disk
 
@@ -208,7 +208,7 @@ def test_a_partition_of_deepspeed_is_refused():
 
 
 def test_weights_on_several_devices_are_refused_by_name(monkeypatch):
-    from craft.tuners import backbone
+    from craft.tuners.sandwich import backbone
 
     class Weight:
         is_meta = False

@@ -17,9 +17,10 @@ from tiny_models import IDS, RANKS, gpt2, llama, outputs, roberta, some_steps
 from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
-from craft import BitFitConfig, CraftConfig, models
+from craft import BitFitConfig, CraftConfig
+from craft.bench.model.build import trained
 from craft.errors import InputError
-from craft.tuners.tensors import Trained
+from craft.tuners.sandwich.tensors import Trained
 
 CONFIGS["craft"] = lambda **f: CraftConfig(**{"ranks": RANKS, "task_type": "SEQ_CLS", **f})
 SANDWICH = ("craft", "lotr", "lora_xs", "superlora")
@@ -240,10 +241,10 @@ def test_trl_s_reference_is_the_adapter(name):
 def test_a_checkpoint_and_a_file_keep_the_names_they_had(name):
     """Whatever the parameters are called in the model: a stopped run goes on."""
     model = attach(roberta(), name)
-    adapter, head = models.trained(model)
-    trained = {
+    adapter, head = trained(model)
+    names = {
         key.replace(".modules_to_save", "").replace(".default", "") for key in (*adapter, *head)
     }
-    assert trained <= set(get_peft_model_state_dict(model))
+    assert names <= set(get_peft_model_state_dict(model))
     if name != "houlsby":
         assert all(key.endswith(".default") for key in adapter)

@@ -1,0 +1,1 @@
+"""An encoder from a folder, a fresh head and a method on it."""

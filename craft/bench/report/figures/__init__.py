@@ -1,0 +1,1 @@
+"""Pictures, each with the numbers that it shows."""

@@ -1,0 +1,373 @@
+"""Run records -> a tidy table of runs and one of scores; failed and unreadable ones apart."""
+
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportReturnType=false
+# pyright: reportCallIssue=false
+# pandas is typed as if every row, column or cell might be any of the three.
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from craft.bench.glue.metrics import collapsed
+from craft.bench.report.differences import (
+    PAIR,
+    Defaults,
+    apart,
+    describe,
+    differences,
+    fold_of,
+    ordered,
+)
+from craft.bench.report.tables.search import (
+    COLUMNS,
+    fixed,
+    name_models,
+    name_settings,
+    read_unrecorded,
+    search_row,
+    what_it_took,
+)
+from craft.bench.run import record
+from craft.bench.run.identity import KNOWN
+from craft.bench.run.predictions import read_predictions
+from craft.bench.settings.resolve import flatten
+from craft.errors import InputError
+
+TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")  # as in Table 2
+SUITES = ("paper", "small", "mini")
+TITLES = {
+    "paper": "GLUE",
+    "small": "GLUE, small encoder",
+    "mini": "mini-GLUE (synthetic, not GLUE)",
+}
+RUN_COLUMNS = (
+    "id",
+    "name",
+    "suite",
+    "model",
+    "task",
+    "method",
+    "settings",
+    "seed",
+    "fold",
+    "start_from",
+    "headline",
+    "best",
+    "last",
+    "best_epoch",
+    "epochs",
+    "collapsed",
+    "collapsed_last",
+    "n_train",
+    "n_dev",
+    "parameters_adapter",
+    "parameters_head",
+    "parameters_backbone",
+    "effective_ranks",
+    "attach_seconds",
+    "train_seconds",
+    "eval_seconds",
+    "steps_per_second",
+    "tokens_per_second",
+    "peak_host_megabytes",
+    "peak_gpu_megabytes",
+    "adapter_bytes",
+    "seconds",
+    "searched",
+    "search_seconds",
+    "precision",
+    "device",
+    "hardware",
+    "dirty",
+    "path",
+)
+
+IDENTITY = ("protocol", "model.digest", "data.digest")  # what tells rows apart besides settings
+UNSUCCESSFUL_COLUMNS = ["name", "suite", "model", "task", "method", "status", "error", "seconds"]
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a folder of records holds.
+
+    `runs`           one row per finished run, indexed by id, with its headline metric
+    `scores`         one row per finished run and metric: the table to cite
+    `history`        one row per finished run and epoch: epoch, loss, lr and the headline metric
+    `searches`       one row per run of a search, which is in none of the others
+    `unsuccessful`   failed and diverged runs
+    `left_out`       one line per file that is no sound record of this schema
+    `raw`            the finished records themselves, by id
+    `reference`      the method that others are compared with"""
+
+    runs: pd.DataFrame
+    scores: pd.DataFrame
+    history: pd.DataFrame
+    searches: pd.DataFrame
+    unsuccessful: pd.DataFrame
+    left_out: list[str]
+    raw: dict[str, dict[str, Any]]
+    reference: str
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was no file at all."""
+        frames = (self.runs, self.searches, self.unsuccessful)
+        return all(frame.empty for frame in frames) and not self.left_out
+
+
+def load(
+    folders: Iterable[Path],
+    configs: Path,
+    searches: Iterable[Path] = (),
+    unrecorded: Path | None = None,
+) -> Records:
+    """Read every record under the folders; a run that is found twice counts once.
+
+    A search's runs are those whose config says so, and all in the folders `searches`; `unrecorded`
+    is a file of searches without a run on record."""
+    defaults = Defaults(configs)
+    rows, scores, history, unsuccessful, left_out = {}, [], [], [], []
+    raw: dict[str, dict[str, Any]] = {}
+    searched: dict[str, dict[str, Any]] = {}
+    found = [(*one, False) for one in _sound_records(folders, left_out)]
+    found += [(*one, True) for one in _sound_records(searches, left_out)]
+    for path, made, of_a_search in found:
+        try:
+            if of_a_search or made["provenance"]["config"].get("search"):
+                if made["id"] not in rows:
+                    searched[made["id"]] = _searched(made, defaults)
+                continue
+            if made["status"] != "ok":
+                unsuccessful.append(_unsuccessful(made))
+                continue
+            run = _run(path, made, defaults)
+            metrics = _metrics(made)
+            curve = _history(made)
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+            left_out.append(f"{path}: lacks what a report needs ({type(error).__name__}: {error})")
+            continue
+        if run["id"] in rows:
+            if made["result_sha256"] != rows[run["id"]]["sha256"]:
+                other = rows[run["id"]]["path"]
+                left_out.append(f"{path}: another result of the same run than {other}")
+            continue
+        rows[run["id"]] = run | {"sha256": made["result_sha256"]}
+        raw[run["id"]] = made
+        scores += [{"id": run["id"], **metric} for metric in metrics]
+        history += [{"id": run["id"], **entry} for entry in curve]
+    said = read_unrecorded(unrecorded) if unrecorded is not None else []
+    for run in rows.values():
+        run |= what_it_took(run, searched.values(), said)
+    name_models(list(searched.values()), rows.values())
+    runs = pd.DataFrame(rows.values(), columns=[*RUN_COLUMNS, "settings_by_key", "sha256"])
+    reference = ordered(configs)[0]
+    runs = _name_rows(runs.set_index("id", drop=False), raw, reference)
+    return Records(
+        runs=runs,
+        scores=_score_rows(runs, scores),
+        history=pd.DataFrame(history, columns=["id", "epoch", "step", "loss", "lr", "score"]),
+        searches=pd.DataFrame(name_settings(searched.values()), columns=COLUMNS),
+        unsuccessful=pd.DataFrame(unsuccessful, columns=UNSUCCESSFUL_COLUMNS).sort_values(
+            "name", ignore_index=True
+        ),
+        left_out=left_out,
+        raw=raw,
+        reference=reference,
+    )
+
+
+def _sound_records(
+    folders: Iterable[Path], left_out: list[str]
+) -> Iterable[tuple[Path, dict[str, Any]]]:
+    for folder in folders:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = list(record.read_all(folder))
+        left_out += [str(w.message).removeprefix("left out: ") for w in caught]
+        yield from found
+
+
+def suite_of(provenance: Mapping[str, Any]) -> str:
+    """`mini` for generated data, `paper` for the paper's encoders on GLUE, if the record says how
+    the weights were found to be theirs, otherwise `small`."""
+    if provenance["data"]["source"]["source"] == "mini":
+        return "mini"
+    return "paper" if provenance["model"].get("verified") else "small"
+
+
+def model_of(provenance: Mapping[str, Any]) -> str:
+    """The model's name; where its record is of before encoders given as folders had one, that of
+    its known weights, or the start of their digest."""
+    model = provenance["model"]
+    if model["name"] != "local":
+        return str(model["name"])
+    known = KNOWN.get(model["digest"])
+    return known.name if known else f"local-{model['digest'][:8]}"
+
+
+def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+    result, provenance = made["result"], made["provenance"]
+    config, score, parameters = provenance["config"], result["score"], result["parameters"]
+    task, label, cost = config["task"], config["method"]["label"], provenance["cost"]
+    hardware = provenance["environment"]["hardware"]
+    examples = provenance["data"]["examples"]
+    default = defaults.of(label, provenance["model"]["name"], task["name"])
+    differing = differences(config, default)
+    if lacking := [key for key in IDENTITY if key not in result["config"]]:
+        raise KeyError(lacking[0])
+    return {
+        "id": made["id"],
+        "name": provenance["name"],
+        "suite": suite_of(provenance),
+        "model": model_of(provenance),
+        "task": task["name"],
+        "method": label,
+        "settings_by_key": differing,
+        "fixed": fixed(config, differing),
+        "digest": provenance["model"]["digest"],
+        "seed": config["seed"],
+        "fold": fold_of(config),
+        "start_from": config["start_from"] or "",
+        "headline": score["headline"],
+        "best": float(score["best"][score["headline"]]),
+        "last": float(score["last"][score["headline"]]),
+        "best_epoch": score["best_epoch"],
+        "epochs": len(result["history"]),
+        "collapsed": bool(score["collapsed"]),
+        "collapsed_last": _collapsed_last(path, made),
+        "n_train": examples["train"],
+        "n_dev": sum(examples[split] for split in task["dev"]),
+        "parameters_adapter": parameters["adapter"],
+        "parameters_head": parameters["head"],
+        # peft keeps the untrained head beside the trained one, so the total holds two
+        "parameters_backbone": parameters["total"] - parameters["adapter"] - 2 * parameters["head"],
+        "effective_ranks": json.dumps(parameters["effective_ranks"])
+        if parameters["effective_ranks"]
+        else "",
+        "attach_seconds": cost["attach_seconds"],
+        "train_seconds": cost["train_seconds"],
+        "eval_seconds": cost["eval_seconds"],
+        "steps_per_second": cost["steps_per_second"],
+        "tokens_per_second": cost["tokens_per_second"],
+        "peak_host_megabytes": cost["peak_megabytes"]["host"],
+        "peak_gpu_megabytes": cost["peak_megabytes"]["gpu"],
+        "adapter_bytes": cost["adapter_bytes"],
+        "seconds": provenance["seconds"],  # all attempts, loading and evaluation included
+        "precision": config["train"]["precision"],
+        "device": config["train"]["device"],
+        "hardware": hardware["gpu"] or hardware["cpu"],
+        "dirty": provenance["environment"]["dirty"] is not False,
+        "path": str(path),
+    }
+
+
+def _collapsed_last(path: Path, made: dict[str, Any]) -> bool | None:
+    """As the record says it; from the predictions of a record that does not; None without them."""
+    if "collapsed_last" in made["result"]["score"]:
+        return bool(made["result"]["score"]["collapsed_last"])
+    try:
+        found = read_predictions(path, made, "last")
+    except InputError:
+        return None  # `sureness.Resampled` names what is wrong with them
+    regression = not made["provenance"]["config"]["task"]["labels"]
+    return None if found is None else collapsed(found[1], regression)
+
+
+def _searched(made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+    provenance = made["provenance"]
+    config = provenance["config"]
+    cell = {"suite": suite_of(provenance), "model": model_of(provenance)}
+    cell |= {"digest": provenance["model"]["digest"]}
+    cell |= {"task": config["task"]["name"], "method": config["method"]["label"]}
+    default = defaults.of(cell["method"], provenance["model"]["name"], cell["task"])
+    return search_row(made, cell, differences(config, default))
+
+
+def _metrics(made: dict[str, Any]) -> list[dict[str, Any]]:
+    score = made["result"]["score"]
+    return [
+        {"metric": m, "is_headline": m == score["headline"], "best": v, "last": score["last"][m]}
+        for m, v in score["best"].items()
+    ]
+
+
+def _history(made: dict[str, Any]) -> list[dict[str, Any]]:
+    headline = made["result"]["score"]["headline"]
+    return [
+        {k: entry[k] for k in ("epoch", "step", "loss", "lr")} | {"score": entry[headline]}
+        for entry in made["result"]["history"]
+    ]
+
+
+def _unsuccessful(made: dict[str, Any]) -> dict[str, Any]:
+    provenance = made["provenance"]
+    return {
+        "name": provenance["name"],
+        "suite": suite_of(provenance),
+        "model": model_of(provenance),
+        "task": provenance["config"]["task"]["name"],
+        "method": provenance["config"]["method"]["label"],
+        "status": made["status"],
+        "error": made["error"] or "",
+        "seconds": sum(attempt["seconds"] for attempt in provenance.get("attempts", [])),
+    }
+
+
+def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]], reference: str) -> pd.DataFrame:
+    """Complete `model` and `settings`, so that rows differ in name where runs differ in substance;
+    the reference's come first.
+
+    A model name that stands for several weights gets their digest, a task of several data sets
+    theirs (folds have a data set of their own, which their settings name), and what differs inside
+    a cell besides seed and fold is added to the settings."""
+    identities = {i: dict(flatten(made["result"]["config"])) for i, made in raw.items()}
+    for facts in identities.values():
+        known = KNOWN.get(facts["model.digest"])
+        facts.setdefault("tokenizer.digest", known.tokenizer if known else "unknown")
+
+    def known(key: str) -> pd.Series:
+        return pd.Series({i: identities[i][key] for i in runs.index}, dtype=object)
+
+    weights = known("model.digest")
+    several = weights.groupby([runs["suite"], runs["model"]]).transform("nunique") > 1
+    named = several & ~runs["model"].str.startswith("local-")
+    runs["model"] = runs["model"].mask(named, runs["model"] + "-" + weights.str[:8])
+    settings = dict(runs["settings_by_key"])
+    folded = runs["fold"] != ""
+    for key, within in (
+        ("protocol", [runs["suite"], runs["model"]]),
+        ("data.digest", [runs["suite"], runs["task"], folded]),
+    ):
+        several = (values := known(key)).groupby(within).transform("nunique") > 1
+        for i in runs.index[several.to_numpy(dtype=bool)]:
+            settings[i] = settings[i] | {key: values[i]}
+    runs["settings"] = [describe(settings[i]) for i in runs.index]
+    for _, group in runs.groupby(["suite", "model", "method", "settings", "task", "start_from"]):
+        frame = pd.DataFrame({i: identities[i] for i in group.index}, dtype=object).T
+        for i, more in apart(frame, group[PAIR]).items():
+            settings[i] = settings[i] | more
+    runs["settings"] = [describe(settings[i]) for i in runs.index]
+    position = {name: n for n, name in enumerate((*SUITES, *TASKS))}
+    keys = runs.reset_index(drop=True).assign(
+        suite=list(runs["suite"].map(position)),
+        task=list(runs["task"].map(position)),
+        method=[(m != reference, m.lower()) for m in runs["method"]],
+    )
+    by = ["suite", "model", "method", "settings", "task", "start_from", *PAIR, "id"]
+    return runs.iloc[keys.sort_values(by).index].drop(columns="settings_by_key")
+
+
+def _score_rows(runs: pd.DataFrame, scores: list[dict[str, Any]]) -> pd.DataFrame:
+    metrics = pd.DataFrame(scores, columns=["id", "metric", "is_headline", "best", "last"])
+    facts = runs.drop(columns=["best", "last", "headline", "path", "sha256"]).reset_index(drop=True)
+    merged = facts.merge(metrics, on="id", how="left", validate="one_to_many", sort=False)
+    first = ["suite", "model", "task", "method", "settings", *PAIR, "start_from"]
+    first += ["metric", "is_headline", "best", "last", "best_epoch", "epochs"]
+    first += ["collapsed", "collapsed_last"]
+    rest = [c for c in merged if c not in (*first, "id", "name")]
+    return merged[[*first, *rest, "name", "id"]]

@@ -1,0 +1,1 @@
+"""The study of results/STUDY.md: its plan, its verdicts, its tables."""

@@ -1,0 +1,1 @@
+"""Tables, each in Markdown, LaTeX and CSV."""

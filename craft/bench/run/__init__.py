@@ -1,0 +1,1 @@
+"""One run: its identity, folder, record and what it leaves."""

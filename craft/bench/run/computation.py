@@ -1,0 +1,197 @@
+"""What a run computes, from its backbone and its data to its result: tokenise, build, attach, fit,
+score."""
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from craft import tucker
+from craft.bench.glue.tokens import TokenCache
+from craft.bench.model import packing
+from craft.bench.model.build import adapted, attach, attention_dropout, build, first_position
+from craft.bench.model.compilation import compile_blocks
+from craft.bench.model.intruders import Intruders, intruders
+from craft.bench.model.locate import Backbone, check_vocabulary, tokenizer_of
+from craft.bench.run import record
+from craft.bench.run.adapter import origin_of, save_adapters
+from craft.bench.run.inputs import Inputs
+from craft.bench.run.outcome import count_parameters, summarise
+from craft.bench.run.predictions import write_predictions
+from craft.bench.run.start_from import start_from
+from craft.bench.run.tracking import tracker
+from craft.bench.settings.sections import RunConfig
+from craft.bench.training import memory
+from craft.bench.training.batches import layout_of
+from craft.bench.training.loop import Loop, Seeds, fit
+from craft.bench.training.progress import ProgressLine
+from craft.bench.training.step import compute_dtype, frozen_casts
+from craft.errors import InputError
+
+Say = Callable[[str], None]
+
+
+def compute(
+    inputs: Inputs, stop: Callable[[], bool], say: Say, begin: Callable[[], None]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The result of a run, and what more is known of how it came about.
+
+    `begin` is called before training, when nothing is left that could refuse the run's input."""
+    memory.release()  # what earlier runs of this process hold, and their peaks
+    config, backbone, data = inputs.config, inputs.backbone, inputs.data
+    run_id, folder, start = inputs.id, inputs.folder, inputs.start
+    seeds = Seeds.of(config.seed)
+    tokenizer = tokenizer_of(backbone)
+    cache = caches(config, data.digest, backbone.tokenizer)
+    tokens = {
+        n: cache.encode(s, config.task, tokenizer, config.train.max_length)
+        for n, s in data.splits.items()
+    }
+    labels = {name: data.splits[name].labels for name in config.task.dev}
+    line = ProgressLine(folder.path.name, config.task.headline)
+    log = tracker(config.logger, run_id, folder.path.name, config.resolved, str(folder.path))
+
+    def observe(progress: Any, total: int, running: torch.Tensor | None) -> None:
+        line.observe(progress, total, running)
+        if running is None:
+            log.log(progress.history[-1], progress.step)
+
+    def score(logits: dict[str, np.ndarray]) -> dict[str, float]:
+        from craft.bench.glue.metrics import score  # evaluate and datasets take a second to import
+
+        return score(config.task, logits, labels)  # type: ignore[arg-type]
+
+    settings = config.train
+    with line, log:
+        while True:
+            clock = time.perf_counter()
+            model = prepare(config, backbone, seeds)
+            attach_seconds = time.perf_counter() - clock
+            check_vocabulary(model, tokens.values())
+            started_from = None if start is None else start_from(model, start)
+            parameters = count_parameters(config, model)
+            loop = Loop(
+                train=tokens["train"],
+                dev={name: tokens[name] for name in config.task.dev},
+                score=score,
+                headline=config.task.headline,
+                regression=config.task.regression,
+                settings=settings,
+                seeds=seeds,
+                layout=layout_of(model, tokenizer.pad_token_id, settings.batching, settings.device),
+                checkpoint=folder.checkpoint,
+                identity=run_id,
+                observe=observe,
+                stop=stop,
+            )
+            begin()
+            try:
+                with frozen_casts(model):
+                    fitted = fit(model, loop)
+                break
+            except Exception as error:
+                if isinstance(error, memory.OutOfMemory) or not memory.is_out_of_memory(error):
+                    raise
+                accumulate = memory.smaller(settings)
+                if accumulate is None or not settings.auto_accumulate:
+                    raise memory.OutOfMemory(memory.advice(settings)) from error
+            # out here the exception is gone, and with it the frames that held the step's tensors
+            del model, loop
+            memory.release()
+            say(f"{folder.path.name}: too little memory, on with train.accumulate={accumulate}")
+            settings = dataclasses.replace(settings, accumulate=accumulate)
+    predictions = (
+        write_predictions(folder.predictions, config.task, fitted, data) if fitted.logits else None
+    )
+    result = {
+        "config": inputs.kept,
+        "score": summarise(config.task, fitted),
+        "history": fitted.progress.history,
+        "parameters": parameters,
+        "steps": fitted.progress.step,
+        "tokens": fitted.progress.tokens,
+        "skipped_steps": fitted.progress.skipped_steps,
+        "predictions_sha256": predictions,
+    }
+    run = {"run": folder.path.name, "id": run_id}
+    origin = run | origin_of(config, backbone, model.get_base_model().config.drawn)
+    peaks = memory.peaks(torch.device(config.train.device))
+    found = Intruders(None, None, None, f"the run {fitted.status}")
+    if fitted.status == "ok":  # of the last epoch, whose parameters the model has until it is saved
+        found = intruders(model, lambda: build(backbone, config.task, seeds.head))
+    adapter_bytes = save_adapters(model, fitted, folder.path, origin)
+    progress = fitted.progress
+    more = {
+        "status": fitted.status,
+        "accumulate": settings.accumulate,
+        "start_from": started_from,
+        "adapted": adapted(model),
+        "intruders": dataclasses.asdict(found),
+        "vertical": getattr(model.get_base_model().config, "vertical", None),
+        "tokens": {
+            "max_length": config.train.max_length,
+            "cut": {n: t.cut / len(t) for n, t in tokens.items()},
+            "mean_length": {n: float(t.lengths.mean()) for n, t in tokens.items()},
+        },
+        "cost": {
+            "attach_seconds": round(attach_seconds, 3),  # the decomposition included
+            "train_seconds": round(progress.train_seconds, 3),
+            "eval_seconds": round(progress.eval_seconds, 3),
+            "epoch_seconds": progress.epoch_seconds,
+            "steps_per_second": round(progress.step / max(progress.train_seconds, 1e-9), 3),
+            "tokens_per_second": round(progress.tokens / max(progress.train_seconds, 1e-9), 1),
+            "peak_megabytes": peaks,
+            "adapter_bytes": adapter_bytes,
+        },
+    }
+    log.finish(record.make(run_id, fitted.status, result, more))
+    return result, more
+
+
+def caches(config: RunConfig, data: str, tokenizer: str) -> TokenCache:
+    """Let this process's tuners use the caches of a run's decompositions, and return that of its
+    tokens: in `outputs`, and read in `store`, too."""
+    shared = () if config.store is None else (config.store / "cache",)
+    own = config.outputs / "cache"
+    tucker.use_cache(own / "tucker", [place / "tucker" for place in shared])
+    return TokenCache(own / "tokens", data, tokenizer, tuple(p / "tokens" for p in shared))
+
+
+def prepare(config: RunConfig, backbone: Backbone, seeds: Seeds) -> PeftModel:
+    """The model ready to train: backbone, head, method, and packed attention where batches are
+    packed."""
+    settings = config.train
+    model = build(backbone, config.task, seeds.head, settings.attention_dropout)
+    available = getattr(model.config, "max_position_embeddings", None)
+    usable = None if available is None else available - first_position(model)
+    if usable is not None and config.train.max_length > usable:
+        raise InputError(
+            f"train.max_length {config.train.max_length} exceeds the {usable} positions of "
+            f"{backbone.name}"
+        )
+    if settings.batching == "packed":
+        packing.enable(model)
+        _tell_of_the_kernel(config, model)
+    attached = attach(model, config.method, seeds.adapter)
+    if settings.compile:
+        compile_blocks(attached)
+    return attached
+
+
+def _tell_of_the_kernel(config: RunConfig, model: PreTrainedModel) -> None:
+    """Say so where a card trains without the kernel for packed batches."""
+    device, dtype = torch.device(config.train.device), compute_dtype(config.train)
+    if device.type != "cuda" or not torch.cuda.is_available():  # prepared for another machine
+        return
+    reason = packing.without_kernel(device, dtype, attention_dropout(model.config))
+    if reason is not None:
+        warnings.warn(
+            f"packed attention trains by plain products, not by torch's kernel: {reason}",
+            stacklevel=2,
+        )

@@ -1,0 +1,330 @@
+"""Every setting of a run, declared once: its sections as dataclasses, one field a setting."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from craft.bench.settings import declared
+from craft.bench.settings.declared import (
+    Declared,
+    Effect,
+    number,
+    one_of,
+    optional,
+    setting,
+    truth,
+    whole,
+)
+from craft.errors import InputError
+from craft.vertical import REFERENCES
+
+MODES = ("train", "evaluate", "predict")
+SELECTIONS = ("dev", "train_holdout", "fold")
+# for evaluate and predict, which read none of them, where the recipe has no value
+UNTRAINED = {"lr": 0.0, "head_lr": 0.0, "epochs": 1}
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
+BATCHINGS = ("packed", "grouped", "padded")
+
+
+@dataclass(frozen=True)
+class Tsv:
+    """How a task's original TSV files are laid out."""
+
+    files: Mapping[str, str]  # split -> file name without .tsv
+    columns: Mapping[
+        str, str | int
+    ]  # our name -> the header's name, or the position without a header
+    width: int | None  # number of columns of a file without a header
+    test_columns: Mapping[str, str | int]
+    skip_broken_rows: (
+        bool  # the official files hold rows of another width; they are left out and counted
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """Columns, labels, splits and metrics of one task.
+
+    `labels` are the class names in the order of their ids, and empty for regression. `headline` is
+    the metric of the published tables; where there are several dev splits it is pooled over
+    them."""
+
+    name: Annotated[str, setting(effect=Effect.PLACE)]
+    hub: str
+    folder: str
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    dev: tuple[str, ...]
+    test: tuple[str, ...]
+    metrics: tuple[str, ...]
+    headline: Annotated[
+        str, setting(effect=Effect.PLACE)
+    ]  # its other facts show in the data's digest
+    tsv: Tsv
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Task":
+        """Build from the resolved `task` section; InputError on unknown or missing keys and on
+        unknown metrics."""
+        known = {f.name for f in fields(cls)}
+        if odd := set(config) ^ known:
+            raise InputError(
+                f"task {config.get('name')}: keys {sorted(odd)} are unknown or missing"
+            )
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "tsv"}
+        task = cls(**plain, tsv=Tsv(**config["tsv"]))
+        for metric in {*task.metrics, task.headline} - set(METRICS):
+            raise InputError(
+                f"task {task.name}: metric {metric!r} is not one of {', '.join(METRICS)}"
+            )
+        return task
+
+    @property
+    def regression(self) -> bool:
+        return not self.labels
+
+    @property
+    def outputs(self) -> int:
+        """Number of logits."""
+        return len(self.labels) or 1
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The `train` section."""
+
+    lr: Annotated[float, setting("adapter", check=number())]
+    head_lr: Annotated[float, setting("classification head", check=number())]
+    epochs: Annotated[int, setting(check=whole(1))]
+    batch_size: Annotated[
+        int, setting("the global batch, and the only one there is", check=whole(1))
+    ]
+    max_length: Annotated[
+        int, setting("tokens, special ones included; longer texts are cut", check=whole(1))
+    ]
+    weight_decay: Annotated[
+        float, setting("on matrices; biases, norms and other vectors have none", check=number())
+    ]
+    warmup: Annotated[
+        float,
+        setting("share of all steps; linear, then linear decay to zero", check=number(most=1.0)),
+    ]
+    beta1: Annotated[float, setting(check=number(most=1.0, below=True))]
+    beta2: Annotated[float, setting(check=number(most=1.0, below=True))]
+    eps: Annotated[float, setting(check=number())]
+    clip: Annotated[float, setting("gradient norm", check=number())]
+    accumulate: Annotated[int, setting(
+        "micro-batches a step; batch_size must be a multiple",
+        Effect.COMPUTATION, neutral=1, check=whole(1),
+    )]  # fmt: skip
+    auto_accumulate: Annotated[bool, setting(
+        "on too little memory halve the micro-batch, keep batch_size and go on",
+        Effect.COMPUTATION, neutral=False, check=truth,
+    )]  # fmt: skip
+    max_steps: Annotated[
+        int | None, setting("end after so many steps", neutral=None, check=optional(whole(1)))
+    ]
+    precision: Annotated[str, setting(
+        "fp32 | bf16 | fp16 (CUDA only, with a gradient scaler)",
+        Effect.COMPUTATION, check=one_of(*PRECISIONS),
+    )]  # fmt: skip
+    tf32: Annotated[
+        bool,
+        setting(
+            "TF32 matrix products in fp32, on CUDA", Effect.COMPUTATION, neutral=False, check=truth
+        ),
+    ]
+    batching: Annotated[str, setting(
+        "packed: end to end, no padding | grouped: cut by length into few rectangles, for any "
+        "encoder | padded: to the longest",
+        Effect.COMPUTATION, neutral="packed", check=one_of(*BATCHINGS),
+    )]  # fmt: skip
+    attention_dropout: Annotated[float | None, setting(
+        "null: as the model says. CUDA's kernel for packed batches takes none: 0 lets it train",
+        neutral=None, check=optional(number(most=1.0)),
+    )]  # fmt: skip
+    compile: Annotated[bool, setting(
+        "true: torch.compile what is neither attention nor adapted; pays on CUDA, after a minute",
+        Effect.COMPUTATION, neutral=False, check=truth,
+    )]  # fmt: skip
+    eval_batch_size: Annotated[int, setting(effect=Effect.COMPUTATION, neutral=64, check=whole(1))]
+    device: Annotated[
+        str, setting("auto | cpu | cuda", Effect.COMPUTATION, check=one_of("auto", "cpu", "cuda"))
+    ]
+    threads: Annotated[int, setting(
+        "CPU threads of torch: part of the run's identity, since sums depend on it",
+        Effect.COMPUTATION, check=whole(1),
+    )]  # fmt: skip
+    checkpoint_minutes: Annotated[
+        float,
+        setting("besides those at epoch ends and on a signal", Effect.NOTHING, check=number()),
+    ]
+    save_adapter: Annotated[bool, setting(
+        "true: <run>/adapter, the best epoch as a peft folder with a model card, to share",
+        Effect.NOTHING, check=truth,
+    )]  # fmt: skip
+
+    def __post_init__(self) -> None:
+        declared.check(self, "train.")
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"train.batch_size {self.batch_size} is not a multiple of "
+                f"train.accumulate {self.accumulate}"
+            )
+        if self.precision == "fp16" and self.device == "cpu":
+            raise InputError("train.precision=fp16 needs a CUDA device; on a CPU take bf16 or fp32")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The `fold` section; `number` is null unless selection=fold."""
+
+    number: Annotated[
+        int | None,
+        setting(
+            "of the fold that is scored, from 0; the others are trained on",
+            Effect.PLACE,
+            neutral=None,
+        ),
+    ]
+    count: Annotated[int, setting("folds", neutral=5)]
+    permutation: Annotated[
+        int, setting("which of the many ways to cut them", Effect.PLACE, neutral=0)
+    ]
+
+
+@dataclass(frozen=True)
+class Vertical:
+    """The `model.vertical` section."""
+
+    rank: Annotated[int | None, setting(
+        "of an increment; null: every layer keeps its own weights",
+        neutral=None, check=optional(whole(1)),
+    )]  # fmt: skip
+    reference: Annotated[str, setting(
+        "the layer it is added to: previous (the paper) or first (the authors' code)",
+        neutral="previous", check=one_of(*REFERENCES),
+    )]  # fmt: skip
+    compound: Annotated[
+        int,
+        setting(
+            "consecutive layers; the first of them keeps its own weights", neutral=4, check=whole(2)
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is declared of the `model` section; the digest of its content stands for the rest."""
+
+    random: Annotated[bool, setting(
+        "true: weights drawn from the seed in place of the pre-trained ones, a baseline",
+        neutral=False, check=truth,
+    )]  # fmt: skip
+    vertical: Vertical
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is declared of the `method` section: a PeftConfig's fields count as a whole, those at
+    the default of its class left out."""
+
+    label: Annotated[str, setting(effect=Effect.NOTHING)]
+    facts: Annotated[Mapping[str, Any], setting(effect=Effect.NOTHING)]
+    train_backbone: Annotated[bool, setting(neutral=False)]
+    peft: Annotated[Mapping[str, Any], setting()]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, checked: typed where the code reads it, and `resolved`, the plain config it came
+    from.
+
+    Its fields declare the settings of a run: what a test holds configs/train.yaml against."""
+
+    mode: Annotated[
+        str, setting("train | evaluate | predict", Effect.NOTHING, check=one_of(*MODES))
+    ]
+    row_id: Annotated[str | None, setting("set by row=<a row of Table 2>", Effect.NOTHING)]
+    cell: Annotated[
+        str | None,
+        setting(
+            "any name for what the run is a part of; kept in its record, changes nothing",
+            Effect.NOTHING,
+        ),
+    ]
+    seed: Annotated[int, setting(
+        "head, order of the data, dropout and the method's own start derive from it",
+        Effect.PLACE, check=whole(0),
+    )]  # fmt: skip
+    selection: Annotated[str, setting(
+        "what it is scored on; train_holdout: a tenth of train, for searches, and dev is not seen; "
+        "fold: see there",
+        neutral="dev", check=one_of(*SELECTIONS),
+    )]  # fmt: skip
+    fold: Fold
+    search: Annotated[bool, setting(
+        "true: the score chooses settings and is no result; tables count its cost, and say if it "
+        "saw dev",
+        neutral=False, check=truth,
+    )]  # fmt: skip
+    start_from: Annotated[str | None, setting(
+        "null: the pre-trained model; mnli: adapter and head of the same config with task=mnli and "
+        "what MNLI's recipe and row say of training; another value of it: recipe.mnli.epochs=3",
+        Effect.PLACE, neutral=None, check=optional(one_of("mnli")),
+    )]  # fmt: skip
+    adapter: Annotated[
+        Path | None,
+        setting(
+            "mode=evaluate and mode=predict: the folder of a saved adapter and head "
+            "(outputs/runs/<run>/best)",
+            Effect.NOTHING,
+        ),
+    ]
+    predict: Annotated[Mapping[str, Any], setting("mode=predict", Effect.NOTHING)]
+    outputs: Annotated[Path, setting("runs, checkpoints, caches", Effect.NOTHING)]
+    store: Annotated[
+        Path | None,
+        setting(
+            "a folder that others filled (prepare.py), read besides outputs/cache and never "
+            "written",
+            Effect.NOTHING,
+        ),
+    ]
+    lease_seconds: Annotated[float, setting(
+        "a run whose process gives no sign of life for so long may be taken over by another",
+        Effect.NOTHING, check=number(1.0, 3600.0),
+    )]  # fmt: skip
+    task: Annotated[Task, setting(effect=Effect.NOTHING)]  # but for what it declares itself
+    train: TrainSettings
+    model: Annotated[Mapping[str, Any], setting("the rest is chosen by model=NAME", Effect.NOTHING)]
+    data: Annotated[
+        Mapping[str, Any], setting(effect=Effect.NOTHING)
+    ]  # its digest counts, not where it lies
+    method: Mapping[str, Any]
+    logger: Annotated[Mapping[str, Any], setting(effect=Effect.NOTHING)]
+    recipe: Annotated[str | None, setting(effect=Effect.NOTHING)]
+    resolved: dict[str, Any]
+
+
+def _declarations() -> dict[str, Declared]:
+    found = dict(declared.declared(RunConfig))
+    found |= declared.declared(Model, "model.")
+    return found | dict(declared.declared(Method, "method."))
+
+
+DECLARED = _declarations()  # by dotted key; what lies below a key that is declared goes with it
+
+
+def declaration(key: str) -> Declared:
+    """The declaration of a config key, or of the nearest section above it; InputError where there
+    is none."""
+    parts = key.split(".")
+    for n in range(len(parts), 0, -1):
+        if (found := DECLARED.get(".".join(parts[:n]))) is not None:
+            return found
+    raise InputError(f"config key {key} is declared nowhere in craft/bench/settings/sections.py")

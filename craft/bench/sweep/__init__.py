@@ -1,0 +1,1 @@
+"""Many runs: on a machine's GPUs and on Slurm."""
