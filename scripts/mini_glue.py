@@ -121,7 +121,7 @@ def write(folder: Path, seed: int) -> None:
 def main() -> None:
     from craft.errors import InputError
 
-    given = options(sys.argv[1:], out=str(ROOT / "craft" / "glue" / "mini"), seed="0")
+    given = options(sys.argv[1:], out=str(ROOT / "craft" / "bench" / "glue" / "mini"), seed="0")
     if not str(given["seed"]).isdecimal():
         raise InputError(f"seed must be a whole number, not {given['seed']!r}")
     write(Path(str(given["out"])), int(str(given["seed"])))

@@ -17,7 +17,7 @@ from craft.bench.report.tables.cells import (
     rows,
     score_table,
 )
-from craft.bench.report.tables.encoders import encoder_table
+from craft.bench.report.tables.backbones import encoder_table
 from craft.bench.run import record
 from craft.bench.run.identity import KNOWN
 
