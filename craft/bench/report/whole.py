@@ -23,8 +23,8 @@ from craft.bench.report.statistics.sureness import (
 from craft.bench.report.study.evidence import Study
 from craft.bench.report.study.premise import Premise, premise_figure, premise_table
 from craft.bench.report.tables import published
-from craft.bench.report.tables.cells import cells, detail_table, records_by_table, score_table
 from craft.bench.report.tables.backbones import encoder_table
+from craft.bench.report.tables.cells import cells, detail_table, records_by_table, score_table
 from craft.bench.report.tables.render import Table, csv
 from craft.bench.report.tables.reproduction import reproduction_table
 from craft.bench.report.tables.search import search_table
