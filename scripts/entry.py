@@ -33,6 +33,7 @@ from omegaconf.errors import (  # noqa: E402
 )
 
 from craft.bench.run.provenance import without_secrets  # noqa: E402
+from craft.bench.sweep import launchers_on_path  # noqa: E402
 from craft.errors import InputError, Interrupted, first_line  # noqa: E402
 from craft.files import write_json  # noqa: E402
 
@@ -211,6 +212,7 @@ def start(main: Callable[[], None]) -> None:
     it. A sweep in which a run failed ends with 1, as does a full disk, which is named in a line."""
     global _worker
     _worker = False
+    launchers_on_path()
     sys.excepthook = _report
     listen()
     try:

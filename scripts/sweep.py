@@ -19,16 +19,13 @@ def main() -> None:
         raise InputError(f"{action!r} is not one of status, cancel")
     given = options(rest, sweep=None, outputs="outputs")
     folder = given["sweep"]
-    found = state.Sweep.read(Path(folder) if folder else state.newest(Path(given["outputs"] or "")))
+    path = Path(folder) if folder else state.newest(Path(given["outputs"] or ""))
+    found = state.SweepFolder.read(path)
     if action == "cancel":
         gone = state.cancel(found)
-        print(f"{found.folder}: {len(gone)} jobs cancelled; what they had begun can go on")
-        return
-    jobs = state.queue(state.job_names(found.outputs))
-    held = state.queued(found.outputs, jobs)
-    states = state.states(found.outputs, found.runs, held)
-    ours = [job for job in jobs if job.id in found.submitted]
-    print("\n".join(state.lines(found, states, ours)))
+        print(f"{path}: {len(gone)} jobs cancelled; what they had begun can go on")
+    else:
+        print("\n".join(state.status(found)))
 
 
 if __name__ == "__main__":

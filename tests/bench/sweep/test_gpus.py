@@ -10,8 +10,7 @@ from collections import defaultdict
 import pytest
 from tiny_bench import CONFIGS, ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
-import gpus  # noqa: E402
+from craft.bench.sweep import gpus
 
 APP = f"""
 import json, os, time
@@ -107,7 +106,8 @@ def test_gpus_are_named_as_the_environment_names_them(named, count, found, monke
 
 def test_worker_that_is_replaced_leaves_its_place_to_the_next(tmp_path, monkeypatch):
     """joblib ends a worker whose memory has grown, and starts another."""
-    code = "import gpus, os, sys; gpus.take_place(sys.argv[1], sys.argv[2:]); "
+    code = "import os, sys; from craft.bench.sweep.gpus import take_place; "
+    code += "take_place(sys.argv[1], sys.argv[2:]); "
     code += "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); input()"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
 

@@ -23,7 +23,7 @@ class GpusLauncher(JoblibLauncher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from gpus import asked_for
+        from craft.bench.sweep.gpus import asked_for
 
         asked_for(self.gpus)  # refused before the sweeper makes its folder
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -31,13 +31,13 @@ class GpusLauncher(JoblibLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from gpus import launch_on_gpus
+        from craft.bench.sweep.gpus import launch_on_gpus
 
         return launch_on_gpus(self, job_overrides, initial_job_idx)
 
 
 class SlurmLauncher(Launcher):
-    """Runs on Slurm through submitit, many to a job; `cluster.py` says how."""
+    """Runs on Slurm through submitit, many to a job; `craft.bench.sweep.slurm` says how."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -56,9 +56,9 @@ class SlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from cluster import Settings, launch_on_slurm
+        from craft.bench.sweep.slurm import SlurmSettings, launch_on_slurm
 
-        settings = Settings.of(self.settings)
+        settings = SlurmSettings.of(self.settings)
         sweeper = self.config.hydra.sweeper._target_
         if settings.detach and not sweeper.endswith("BasicSweeper"):
             raise InputError(
