@@ -198,20 +198,14 @@ def pack(runs: Sequence[PlannedRun], seconds: float, most: int | None) -> list[J
     """Fill jobs with runs up to a time budget, and to a number of runs where there is one; a run
     that is longer than the budget has a job of its own."""
     jobs: list[JobRuns] = []
-    filled: list[float] = []
     for run in sorted(runs, key=lambda run: -run.seconds):
-        fits = (
-            n
-            for n, spent in enumerate(filled)
-            if spent + run.seconds <= seconds and (most is None or len(jobs[n]) < most)
-        )
-        chosen = next(fits, None)
-        if chosen is None:
-            jobs.append([run])
-            filled.append(run.seconds)
+        for filled in jobs:
+            spent = sum(other.seconds for other in filled)
+            if spent + run.seconds <= seconds and (most is None or len(filled) < most):
+                filled.append(run)
+                break
         else:
-            jobs[chosen].append(run)
-            filled[chosen] += run.seconds
+            jobs.append([run])
     return jobs
 
 
