@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from entry import start
 from omegaconf import OmegaConf
+
+from craft.bench.cli.process import start
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "results" / "models" / "roberta-mini"

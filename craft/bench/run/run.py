@@ -1,12 +1,15 @@
 """One run from its checked config to its record: locate, load, identify, compute, write."""
 
 import contextlib
+import json
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import hydra
 import torch
+from omegaconf import DictConfig
 
 from craft.bench.model.build import peft_config
 from craft.bench.run import record
@@ -15,9 +18,31 @@ from craft.bench.run.execute import Say, execute
 from craft.bench.run.folder import Attempts
 from craft.bench.run.inputs import Inputs, Planner
 from craft.bench.run.lease import Held, Lease, hold
+from craft.bench.run.predict import evaluate, predict_to_file
 from craft.bench.run.provenance import commit, hardware, holder, versions
+from craft.bench.settings.resolve import check, donor_line
 from craft.bench.settings.sections import RunConfig
 from craft.errors import InputError, Interrupted
+
+
+def carry_out(
+    cfg: DictConfig, overrides: Sequence[str], command: str, stop: Callable[[], bool]
+) -> dict[str, Any] | None:
+    """What a composed config asks for: a run, whose record it returns, or the use of an adapter.
+
+    `overrides` are what it was composed with, by a Hydra that is still initialized."""
+    config = check(cfg)
+    if config.mode == "evaluate":
+        print(json.dumps(evaluate(config), indent=2))
+        return None
+    if config.mode == "predict":
+        for path in predict_to_file(config):
+            print(path)
+        return None
+    donor = None
+    if config.start_from is not None:
+        donor = check(hydra.compose("train", donor_line(cfg, overrides)))
+    return run(config, command, stop, say=print, donor=donor)
 
 
 def run(

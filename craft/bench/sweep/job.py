@@ -29,11 +29,10 @@ class SweepJob:
 
     def __call__(self) -> None:
         """Carry out the runs; RuntimeError names those that did not end well, after the others."""
-        from entry import Stopped, listen
-
+        from craft.bench.run import signals
         from craft.errors import Interrupted
 
-        listen()
+        signals.listen()
         failed = []
         for overrides in self.runs:
             try:
@@ -41,7 +40,7 @@ class SweepJob:
             except Interrupted as interruption:
                 print(f"interrupted: {interruption}", flush=True)
                 stand_by()
-                raise Stopped(str(interruption)) from interruption
+                raise signals.Stopped(str(interruption)) from interruption
             gc.collect()
         if failed:
             count = f"{len(failed)} of {len(self.runs)}"
@@ -50,12 +49,13 @@ class SweepJob:
 
 def carry_out_one(overrides: list[str]) -> list[str]:
     """One run; what it failed with, or nothing."""
-    from entry import stopped
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
-    from train import carry_out
 
-    from craft.bench.run.provenance import ROOT, without_secrets
+    from craft.bench.run.provenance import without_secrets
+    from craft.bench.run.run import carry_out
+    from craft.bench.run.signals import stopped
+    from craft.bench.settings.places import CONFIGS
     from craft.bench.sweep.state import command_of
     from craft.errors import InputError, Interrupted, first_line
 
@@ -63,10 +63,10 @@ def carry_out_one(overrides: list[str]) -> list[str]:
         raise Interrupted("stopped before the next run began")
     command = command_of(overrides)
     try:
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = compose("train", overrides)
             plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
-            carry_out(plain, overrides, command)  # type: ignore[arg-type]
+            carry_out(plain, overrides, command, stopped)  # type: ignore[arg-type]
     except InputError as error:
         print(without_secrets(f"error in {command}: {error}"), flush=True)
         return [f"{command}: {error}"]
@@ -79,7 +79,7 @@ def carry_out_one(overrides: list[str]) -> list[str]:
 def stand_by() -> None:
     """After the checkpoint: on submitit's signal requeue and exit. After another wait for the end,
     for a job that leaves by itself while it is preempted counts as failed and is not requeued."""
-    from entry import hand_over, received
+    from craft.bench.run.signals import hand_over, received
 
     end = time.monotonic() + GRACE
     while time.monotonic() < end:

@@ -101,7 +101,7 @@ def launch_on_slurm(
         for n in range(0, len(group), settings.max_array_size):
             array = group[n : n + settings.max_array_size]
             holding |= submit(settings, sweep, array, copy.resolve(), after)
-    print(f"status: python scripts/sweep.py status sweep={sweep.path}")
+    print(f"status: craft sweep status sweep={sweep.path}")
     if settings.detach:
         return []
     while state.queue([sweep.job_name]):  # submitit hears of a cancelled job from sacct alone
@@ -224,9 +224,9 @@ def submit(
 
     cloudpickle.register_pickle_by_value(job)
     lines = [
-        f"export PYTHONPATH={shlex.quote(f'{copy}:{copy}/scripts')}",
+        f"export PYTHONPATH={shlex.quote(str(copy))}",
         "export PYTHONSAFEPATH=1",  # not the sources in the folder where the sweep was started
-        "export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1",  # nodes need no network: prepare.py
+        "export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1",  # nodes need no network: craft prepare
         *settings.setup,
     ]
     more = {} if after is None else {"kill-on-invalid-dep": "yes"}

@@ -193,7 +193,7 @@ def lines(sweep: SweepFolder, found: Sequence[RunState], jobs: Sequence[QueuedJo
 
 def command_of(overrides: Sequence[str]) -> str:
     """What carries out one run of a sweep by itself."""
-    return shlex.join(["python", "scripts/train.py", *overrides])
+    return shlex.join(["craft", "train", *overrides])
 
 
 def cancel(sweep: SweepFolder) -> list[str]:

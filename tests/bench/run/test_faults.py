@@ -381,12 +381,12 @@ def test_fp16_scaler_skips_and_counts_a_step_whose_gradient_is_not_finite(
 
 UNREACHABLE = """
 import sys
-from craft import models
+from craft.bench.model.locate import locate
 from craft.errors import InputError
 def section(name): return {"path": None, "repository": name, "revision": "0" * 40}
-print(models.locate(section("someone/cached")).digest)
+print(locate(section("someone/cached")).digest)
 try:
-    models.locate(section("someone/else"))
+    locate(section("someone/else"))
 except InputError as error:
     print(error)
 """

@@ -516,7 +516,7 @@ def test_peak_of_memory_is_this_runs_not_an_earlier_ones(bench):
     found = bench.run("seed=2")["provenance"]["cost"]["peak_megabytes"]
     assert abs(found["host"] - first["host"]) < 250 and found["gpu"] is None
 
-    started = "import os, sys; sys.path[0] = os.getcwd(); from craft import memory; "
+    started = "import os, sys; sys.path[0] = os.getcwd(); from craft.bench.training import memory; "
     large = torch.ones(2000, 2**20, dtype=torch.uint8)  # of the process that starts the other
     done = subprocess.run(
         [sys.executable, "-c", started + "print(memory.host_peak())"],

@@ -17,8 +17,10 @@ import json, os, time
 from pathlib import Path
 
 import hydra
-import entry
 import torch
+
+from craft.bench.cli.process import start
+from craft.bench.sweep import launchers_on_path
 
 @hydra.main(version_base="1.3", config_path="{CONFIGS}", config_name="train")
 def main(cfg):
@@ -30,7 +32,8 @@ def main(cfg):
 
 if __name__ == "__main__":
     torch.cuda.device_count = lambda: 2
-    entry.start(main)
+    launchers_on_path()
+    start(main)
 """
 
 
@@ -38,7 +41,7 @@ def sweep(tmp_path, *launcher, visible="3,5", seeds=6):
     """What each run of a sweep has seen, and the process that started them."""
     (tmp_path / "app.py").write_text(APP)
     line = ["-m", "hydra/launcher=gpus", *launcher, f"seed=range({seeds})", f"outputs={tmp_path}"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment |= {"CUDA_VISIBLE_DEVICES": visible}
     done = subprocess.run(
         [sys.executable, "app.py", *line], cwd=tmp_path, env=environment, text=True,
@@ -109,7 +112,7 @@ def test_worker_that_is_replaced_leaves_its_place_to_the_next(tmp_path, monkeypa
     code = "import os, sys; from craft.bench.sweep.gpus import take_place; "
     code += "take_place(sys.argv[1], sys.argv[2:]); "
     code += "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); input()"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def worker():
         return subprocess.Popen(

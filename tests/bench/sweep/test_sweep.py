@@ -149,7 +149,7 @@ def test_state_of_every_run_comes_from_records_leases_and_the_queue(made):
         "done", "failed", "diverged", "running", "pending", "missing", "missing",
     ]  # fmt: skip
     shown = "\n".join(state.lines(made, found, jobs))
-    assert "failed: rte-failed: RuntimeError: no\n    python scripts/train.py seed=failed" in shown
+    assert "failed: rte-failed: RuntimeError: no\n    craft train seed=failed" in shown
     assert "killed 2 times: rte-killed" in shown
     assert "attempts that have ended took 50 allocated GPU-seconds" in shown
     assert "(0 of 1 jobs run)" in shown
