@@ -246,12 +246,23 @@ def test_settings_are_checked(fields, message):
         settings(**fields)
 
 
-def test_sweeper_that_waits_for_scores_is_refused_where_the_launcher_does_not_wait():
+@pytest.fixture
+def launcher():
+    """The launcher as Hydra makes it of its section."""
     launchers_on_path()
     from hydra_plugins.craft_launchers import SlurmLauncher
 
     fields = OmegaConf.to_container(OmegaConf.load(CONFIGS / "hydra" / "launcher" / "slurm.yaml"))
-    launcher = SlurmLauncher(**{k: v for k, v in fields.items() if k != "_target_"})
+    return SlurmLauncher(**{k: v for k, v in fields.items() if k != "_target_"})
+
+
+def test_machine_without_slurm_is_refused_before_a_sweep_begins(launcher, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="there is no squeue, sbatch on this machine's PATH"):
+        launcher.setup(hydra_context=None, task_function=None, config=None)
+
+
+def test_sweeper_that_waits_for_scores_is_refused_where_the_launcher_does_not_wait(launcher):
     target = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
     launcher.config = OmegaConf.create({"hydra": {"sweeper": {"_target_": target}}})
     with pytest.raises(InputError, match="OptunaSweeper waits .*: give it hydra.launcher.detach="):

@@ -1,4 +1,6 @@
-"""Hydra's launchers of this project; Hydra finds them here, in its namespace of plugins."""
+"""Hydra's launchers of this project; Hydra finds them here, in its namespace of plugins.
+
+joblib's workers import this module, so that it imports nothing else of the project."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,8 +11,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 from omegaconf import DictConfig, open_dict
-
-from craft.errors import InputError
 
 
 class GpusLauncher(JoblibLauncher):
@@ -45,6 +45,8 @@ class SlurmLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from craft.errors import InputError
+
         absent = [name for name in ("squeue", "sbatch") if shutil.which(name) is None]
         if absent:  # refused before the sweeper makes its folder
             raise InputError(
@@ -57,6 +59,7 @@ class SlurmLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         from craft.bench.sweep.slurm import SlurmSettings, launch_on_slurm
+        from craft.errors import InputError
 
         settings = SlurmSettings.of(self.settings)
         sweeper = self.config.hydra.sweeper._target_
