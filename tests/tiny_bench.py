@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from craft.bench.run.run import run
+from craft.bench.settings.declared import read
 from craft.bench.settings.resolve import check
 from craft.bench.settings.sections import RunConfig, Task
 
@@ -92,7 +93,7 @@ def save_other(folder: Path, kind: str) -> Path:
 @functools.cache
 def task_of(name: str) -> Task:
     facts = OmegaConf.to_container(OmegaConf.load(CONFIGS / "task" / f"{name}.yaml"))
-    return Task.from_config(facts)  # type: ignore[arg-type]
+    return read(Task, facts, f"task {name}")  # type: ignore[arg-type]
 
 
 def sentence(dice: random.Random, word: str) -> str:

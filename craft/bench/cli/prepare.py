@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> None:
         weights = sum(p.numel() for p in model.parameters())
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         print(
-            f"{config.method['label']:24}{weights:12,} weights, {trained:,} of them trained: "
+            f"{config.method.label:24}{weights:12,} weights, {trained:,} of them trained: "
             f"a job needs {(4 * weights + 12 * trained) / 2**30:.1f} GiB of GPU memory "
             "besides its batches",
             flush=True,

@@ -24,6 +24,7 @@ from craft.bench.report.study.premise import read as read_premise
 from craft.bench.report.tables.render import Table
 from craft.bench.report.whole import build, changed_pages, differing
 from craft.bench.settings.places import CONFIGS, MINI_MODEL, PUBLISHED, ROOT
+from craft.bench.settings.sections import Model
 from craft.errors import InputError
 from craft.files import write_text
 
@@ -87,8 +88,8 @@ def _stacks(models: str | None) -> list[Stacks]:
         return [read_stacks(MINI_MODEL, "roberta-mini")] if there else []
     found = []
     for model in filter(None, models.split(",")):
-        path = model if Path(model).is_dir() else None
-        backbone = locate({"path": path, "repository": model, "revision": None})
+        path = Path(model) if Path(model).is_dir() else None
+        backbone = locate(Model(path=path, repository=model))
         found.append(read_stacks(backbone.folder, Path(model).name))
     return found
 

@@ -14,8 +14,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from craft.bench.settings.declared import ALWAYS, Effect
-from craft.bench.settings.resolve import flatten
+from craft.bench.settings.declared import ALWAYS, Effect, flatten
 from craft.bench.settings.sections import declaration
 
 NEW_DRAWS = ("method.peft.decomposition_seed",)  # of a method, beside the seed

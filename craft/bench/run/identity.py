@@ -5,8 +5,7 @@ from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
 
 from craft.bench.model.trusted import peft_config_class
-from craft.bench.settings.declared import Effect
-from craft.bench.settings.resolve import flatten
+from craft.bench.settings.declared import Effect, flatten, plain
 from craft.bench.settings.sections import RunConfig, declaration
 
 PROTOCOL = 2  # raised by hand when code changes what the same config results in
@@ -51,13 +50,13 @@ def identity(
     known = KNOWN.get(model_digest)
     if known is None or known.tokenizer != tokenizer_digest:
         kept["tokenizer.digest"] = tokenizer_digest
-    for key, value in flatten({k: v for k, v in config.resolved.items() if k != "method"}):
+    for key, value in flatten({k: v for k, v in plain(config).items() if k != "method"}):
         found = declaration(key)
         if found.effect is not Effect.NOTHING and value != found.neutral:
             kept[key] = value
-    if config.method.get("train_backbone"):
+    if config.method.train_backbone:
         kept["method.train_backbone"] = True
-    kept["method.peft"] = _without_defaults(config.method["peft"])
+    kept["method.peft"] = _without_defaults(config.method.peft)
     return kept
 
 

@@ -20,6 +20,7 @@ from craft.bench.run.inputs import Inputs, Planner
 from craft.bench.run.lease import Held, Lease, hold
 from craft.bench.run.predict import evaluate, predict_to_file
 from craft.bench.run.provenance import commit, hardware, holder, versions
+from craft.bench.settings.declared import plain
 from craft.bench.settings.resolve import check, donor_line
 from craft.bench.settings.sections import RunConfig
 from craft.errors import InputError, Interrupted
@@ -95,11 +96,11 @@ def _carry_out(
         "name": folder.path.name,
         "command": command,
         "started": attempts.made[0]["started"],
-        "config": config.resolved,
-        "recipe": config.resolved["recipe"]["source"],
+        "config": plain(config),
+        "recipe": config.recipe.source,
         "model": backbone.facts(),
         "data": {
-            "source": {k: v for k, v in config.data.items() if k != "dir"},
+            "source": {k: v for k, v in plain(config.data).items() if k != "dir" and v is not None},
             "digest": data.digest,
             "examples": {name: len(split) for name, split in data.splits.items()},
             "skipped_rows": data.skipped,

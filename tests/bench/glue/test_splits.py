@@ -5,14 +5,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
-from tiny_bench import CONFIGS, TASKS, task_of
+from tiny_bench import TASKS, task_of
 
 from craft.bench.glue import sources
 from craft.bench.glue.splits import BINS, data_of, fold_of, held_out, reserve
 from craft.bench.run import record
 from craft.bench.run.identity import identity
-from craft.bench.settings.sections import Fold
+from craft.bench.settings.sections import Data, Fold
 from craft.errors import InputError
 from craft.files import read_tensors
 
@@ -27,9 +26,9 @@ def loaded(tiny_glue):
 
     def of(kind, task):
         if (kind, task) not in found:
-            source = {"source": "local", "dir": str(tiny_glue)}
+            source = Data("local", dir=tiny_glue)
             if kind == "mini":
-                source = OmegaConf.to_container(OmegaConf.load(CONFIGS / "data" / "mini.yaml"))
+                source = Data("mini")
             splits = ("train", *task_of(task).dev)
             found[kind, task] = sources.load(task_of(task), source, splits)
         return found[kind, task]

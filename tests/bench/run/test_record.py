@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,14 +29,11 @@ from craft.bench.glue.tokens import encode
 from craft.bench.model import packing
 from craft.bench.model.build import build
 from craft.bench.model.locate import locate, tokenizer_of
-from craft.bench.report.differences import differences
 from craft.bench.run import record
-from craft.bench.run.card import card
 from craft.bench.run.identity import KNOWN, Known, identity
 from craft.bench.run.inputs import Planner
-from craft.bench.settings.declared import Declared, Effect, setting
-from craft.bench.settings.resolve import flatten
-from craft.bench.settings.sections import DECLARED, declaration
+from craft.bench.settings.declared import Effect, flatten, read
+from craft.bench.settings.sections import DECLARED, Model, declaration
 from craft.bench.training import memory
 from craft.bench.training.batches import layout_of
 from craft.bench.training.loop import Interrupted, fit, predict
@@ -53,13 +49,13 @@ CHOICES = {
 
 def changed(config, key, value):
     """The checked config with another value at a dotted key."""
-    resolved = copy.deepcopy(config.resolved)
+    config = copy.deepcopy(config)
     *parents, last = key.split(".")
-    section = resolved
+    section = config
     for name in parents:
-        section = section[name]
-    section[last] = value
-    return dataclasses.replace(config, resolved=resolved, method=resolved["method"])
+        section = getattr(section, name)
+    object.__setattr__(section, last, value)
+    return config
 
 
 def id_of(config, model="weights", data="texts", tokenizer="vocabulary"):
@@ -120,7 +116,7 @@ def test_every_setting_that_changes_something_changes_the_id(key, bench):
 def test_no_other_setting_changes_the_id(key, bench):
     config = bench.config()
     if key in ("task", "task.metrics"):  # among its facts are the name and the headline, which do
-        facts = {**config.resolved["task"], "metrics": ["another"]}
+        facts = dataclasses.replace(config.task, metrics=("f1",))
         assert id_of(changed(config, "task", facts)) == id_of(config)
     else:
         assert id_of(changed(config, key, "another")) == id_of(config)
@@ -152,7 +148,7 @@ def test_records_on_file_keep_their_ids(path):
 
 
 def test_embedded_model_has_the_tokenizer_of_its_records():
-    backbone = locate({"path": str(ON_FILE / "models" / "roberta-mini")})
+    backbone = locate(read(Model, {"path": str(ON_FILE / "models" / "roberta-mini")}))
     facts = {k: v for k, v in backbone.facts().items() if k in Known._fields}
     assert KNOWN[backbone.digest]._asdict() == facts | {"name": "roberta_mini"}
 
@@ -179,30 +175,11 @@ def test_another_tokenizer_beside_the_same_weights_is_another_run(bench, tmp_pat
     assert again["result"]["config"]["model.digest"] == made["result"]["config"]["model.digest"]
 
 
-def test_value_that_is_neutral_is_not_part_of_the_identity(bench, monkeypatch):
+def test_value_that_is_neutral_is_not_part_of_the_identity(bench):
     """So that a new setting, neutral in all runs so far, orphans no record."""
     config = bench.config()
     kept = identity(config, "", "", "")
     assert not kept.keys() & {"start_from", "train.accumulate", "train.batching", "train.tf32"}
-    more = Declared("a new one", Effect.RESULT, neutral=None, check=None)
-    monkeypatch.setitem(DECLARED, "train.new", more)
-    assert id_of(changed(config, "train.new", None)) == id_of(config)
-    assert id_of(changed(config, "train.new", 1)) != id_of(config)
-
-
-def test_new_setting_is_seen_in_table_and_card_from_its_declaration_alone(bench, monkeypatch):
-    more = setting("a new one", neutral=None)
-    monkeypatch.setitem(DECLARED, "train.new", more)
-    made = bench.run()
-    default = dict(flatten(made["provenance"]["config"])) | {"train.new": None}
-    assert differences(made["provenance"]["config"], default) == {}
-    made["provenance"]["config"]["train"]["new"] = 1
-    assert differences(made["provenance"]["config"], default) == {"train.new": 1}
-    assert "| `train.new` | 1 |" in card(made)
-    for effect in (Effect.COMPUTATION, Effect.NOTHING):
-        monkeypatch.setitem(DECLARED, "train.new", replace(more, effect=effect))
-        assert differences(made["provenance"]["config"], default) == {}
-        assert ("train.new" in card(made)) == (effect is Effect.COMPUTATION)
 
 
 def test_fields_at_the_default_of_their_class_are_left_out(bench):
@@ -483,7 +460,7 @@ def test_record_holds_what_a_reader_asks(bench):
         "revision": None, "verified": None,
         "digest": result["config"]["model.digest"],
         "tokenizer": result["config"]["tokenizer.digest"],
-        "parameters": locate({"path": str(bench.model)}).parameters,
+        "parameters": locate(read(Model, {"path": str(bench.model)})).parameters,
     }  # fmt: skip
     assert found["data"]["source"] == {"source": "local"}
     assert found["data"]["examples"] == {"train": 20, "validation": 12}

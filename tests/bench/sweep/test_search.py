@@ -53,7 +53,7 @@ def test_selection_on_dev_keeps_every_run_its_identity(bench):
 def test_search_experiment_holds_out_a_part_of_train(bench):
     given = [o for o in bench.overrides() if not o.startswith("train.lr")]
     config = check(compose(*given, "experiment=search_lr", "train.lr=1"))
-    assert config.selection == "train_holdout" and config.resolved["search"] is True
+    assert config.selection == "train_holdout" and config.search is True
 
 
 def test_run_of_a_search_on_dev_is_not_the_run_that_is_reported_and_says_so(bench):
