@@ -18,14 +18,10 @@ def arguments(parser: Parser) -> None:
 
 
 def main(given: Namespace) -> None:
-    folder = Path(given.sweep) if given.sweep else state.newest(Path(given.outputs))
-    found = state.Sweep.read(folder)
+    path = Path(given.sweep) if given.sweep else state.newest(Path(given.outputs))
+    found = state.SweepFolder.read(path)
     if given.action == "cancel":
         gone = state.cancel(found)
-        print(f"{found.folder}: {len(gone)} jobs cancelled; what they had begun can go on")
-        return
-    jobs = state.queue(state.job_names(found.outputs))
-    held = state.queued(found.outputs, jobs)
-    states = state.states(found.outputs, found.runs, held)
-    ours = [job for job in jobs if job.id in found.submitted]
-    print("\n".join(state.lines(found, states, ours)))
+        print(f"{path}: {len(gone)} jobs cancelled; what they had begun can go on")
+    else:
+        print("\n".join(state.status(found)))
