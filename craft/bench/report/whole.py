@@ -20,11 +20,12 @@ from craft.bench.report.statistics.sureness import (
     comparisons,
     intervals,
 )
+from craft.bench.report.study import tables as study_tables
 from craft.bench.report.study.evidence import Study
 from craft.bench.report.study.premise import Premise, premise_figure, premise_table
 from craft.bench.report.tables import published
-from craft.bench.report.tables.cells import cells, detail_table, records_by_table, score_table
 from craft.bench.report.tables.backbones import encoder_table
+from craft.bench.report.tables.cells import cells, detail_table, records_by_table, score_table
 from craft.bench.report.tables.render import Table, csv
 from craft.bench.report.tables.reproduction import reproduction_table
 from craft.bench.report.tables.search import search_table
@@ -116,12 +117,12 @@ def build(
         drawn.append(premise_figure(premise))
     blocks = {}
     if study is not None:
-        tables += tables.tables(study, reproduced)
-        front = tables.pareto(study)
+        tables += study_tables.tables(study, reproduced)
+        front = study_tables.pareto(study)
         drawn.append(front)
         shown = [t for t in tables if t.name in ("study_claims", "study_headline")]
-        blocks["README.md"] = tables.readme_block(study, tables, front, premise)
-        blocks["STUDY.md"] = tables.what_came_out(study, tables)
+        blocks["README.md"] = study_tables.readme_block(study, tables, front, premise)
+        blocks["STUDY.md"] = study_tables.what_came_out(study, tables)
     return Report(
         tables=tables,
         drawn=[d for d in drawn if d is not None],
