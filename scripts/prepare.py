@@ -21,7 +21,7 @@ _done: set[str] = set()  # the basic launcher composes all runs in this process
 def main(cfg: DictConfig) -> None:
     from craft.bench.glue.splits import data_of
     from craft.bench.model.locate import locate, tokenizer_of
-    from craft.bench.run.computation import caches, prepare
+    from craft.bench.run.execute import caches, prepare
     from craft.bench.settings.resolve import check
     from craft.bench.training.loop import Seeds
 

@@ -42,7 +42,7 @@ def carry_out(cfg: DictConfig, overrides: Sequence[str], command: str) -> dict[s
             for path in predict_to_file(config):
                 print(path)
         return None
-    from craft.bench.run.execute import run
+    from craft.bench.run.run import run
 
     return run(config, command, stopped, say=print, donor=donor)
 

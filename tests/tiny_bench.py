@@ -23,7 +23,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from craft.bench.run.execute import run
+from craft.bench.run.run import run
 from craft.bench.settings.resolve import check
 from craft.bench.settings.sections import RunConfig, Task
 
@@ -205,3 +205,12 @@ class Bench:
 
     def elsewhere(self, name: str) -> "Bench":
         return Bench(self.model, self.glue, self.outputs.with_name(name))
+
+
+METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+
+
+def method_of(name):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        overrides = [f"method={name}", "model=roberta_mini", "data=mini", "train.device=cpu"]
+        return check(hydra.compose("train", overrides=overrides)).method

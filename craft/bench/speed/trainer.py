@@ -27,7 +27,7 @@ from craft.bench.glue.metrics import score
 from craft.bench.glue.sources import Split
 from craft.bench.glue.tokens import encode
 from craft.bench.model.locate import locate, tokenizer_of
-from craft.bench.run.computation import prepare
+from craft.bench.run.execute import prepare
 from craft.bench.settings.sections import RunConfig, Task
 from craft.bench.speed.measure import Figure, Findings, clock_of, interleaved, ratio
 from craft.bench.speed.subjects import Setup

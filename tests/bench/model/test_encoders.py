@@ -9,8 +9,7 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
-from test_methods import METHODS, method_of
-from tiny_bench import task_of
+from tiny_bench import METHODS, method_of, task_of
 from torch import nn
 from torch.nn import functional as F
 

@@ -10,28 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from peft import PeftModel
 from safetensors.torch import load_file
+from tiny_bench import METHODS, method_of
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 import craft  # noqa: F401  registers the tuners
 from craft.bench.model.build import attach, trained
 from craft.bench.model.counts import expected_parameters
-from craft.bench.settings.resolve import check
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:ranks .* exceed", "ignore:.*is_gradient_checkpointing.*", "ignore:.*unused.*"
 )
-
-
-def method_of(name):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        overrides = [f"method={name}", "model=roberta_mini", "data=mini", "train.device=cpu"]
-        return check(compose("train", overrides=overrides)).method
 
 
 def backbone(depth=3):
@@ -201,10 +193,11 @@ def test_depth_odd_batches_and_length_one(method, depth):
 
 FRESH = """
 import json, sys, torch
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from peft import PeftModel
 import craft
-from test_methods import METHODS, backbone, logits
+from test_methods import backbone, logits
+from tiny_bench import METHODS
 found = {{}}
 for name in METHODS:
     model = PeftModel.from_pretrained(backbone(), f"{{sys.argv[1]}}/{{name}}")
@@ -221,7 +214,7 @@ def test_every_adapter_loads_in_a_fresh_process(tmp_path):
         train(model)
         model.save_pretrained(tmp_path / name)
         expected[name], tolerance[name] = logits(model), method["facts"]["reload_tolerance"]
-    script = textwrap.dedent(FRESH).format(tests=str(Path(__file__).parents[2]))
+    script = textwrap.dedent(FRESH).format(tests=[str(Path(__file__).parents[n]) for n in (0, 2)])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)],
         capture_output=True,

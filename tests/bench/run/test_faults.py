@@ -18,14 +18,14 @@ import conftest
 import injected
 import pytest
 import torch
+from fake_wandb import FakeWandb
 from injected import injecting
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from test_scripts import FakeWandb
 from tiny_bench import ROOT, Bench
 
-import craft.bench.run.computation
 import craft.bench.run.execute
+import craft.bench.run.run
 import craft.bench.training.loop
 import craft.files
 from craft.bench.model.build import peft_config
@@ -306,7 +306,7 @@ def test_auto_accumulate_finds_the_micro_batch_that_fits(bench, monkeypatch):
 
 def test_auto_accumulate_ends_with_the_result_of_the_whole_batch(bench, monkeypatch, tmp_path):
     """Within rounding, dropout apart, whose masks are another batch's."""
-    from test_train import loop_of, model_of, state
+    from tiny_loop import loop_of, model_of, state
 
     def trained(settings_of):
         config, model = model_of(bench, dropout=False)
@@ -349,7 +349,7 @@ def test_fp16_scaler_skips_and_counts_a_step_whose_gradient_is_not_finite(
     clip, bench, monkeypatch, tmp_path
 ):
     """On the CPU, whose fp16 the config refuses because it is slow; the scaler is the same."""
-    from test_train import loop_of, model_of, state
+    from tiny_loop import loop_of, model_of, state
 
     with injecting("gradient that is not finite, under the fp16 scaler", "the step, left out"):
         config, model = model_of(bench, f"train.clip={clip}", dropout=False)
@@ -467,9 +467,9 @@ def test_no_secret_stands_in_a_record_or_an_error(bench, monkeypatch, capsys):
         def fails(model, loop):
             raise RuntimeError(f"401 for {secrets['WANDB_API_KEY']} and {secrets['HF_TOKEN']}")
 
-        monkeypatch.setattr(craft.bench.run.computation, "fit", fails)
+        monkeypatch.setattr(craft.bench.run.execute, "fit", fails)
         with pytest.raises(RuntimeError):
-            craft.bench.run.execute.run(
+            craft.bench.run.run.run(
                 bench.config(), f"train.py --key {secrets['WANDB_API_KEY']}", lambda: False, print
             )
         for path in bench.files():
@@ -493,7 +493,7 @@ def test_config_can_name_no_code(bench):
         "subprocess.Popen",
         "builtins.eval",
         "peft.PeftModel",
-        "craft.bench.run.execute",
+        "craft.bench.run.run",
     ):
         with injecting("a config that names code to call"):
             config = bench.config()

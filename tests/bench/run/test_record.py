@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from tiny_bench import CONFIGS, Bench, compose, task_of
 
-import craft.bench.run.computation
 import craft.bench.run.execute
+import craft.bench.run.run
 import craft.bench.training.loop
 from craft.bench.glue import sources
 from craft.bench.glue.metrics import predictions_of, score
@@ -34,7 +34,7 @@ from craft.bench.report.differences import differences
 from craft.bench.run import record
 from craft.bench.run.card import card
 from craft.bench.run.identity import KNOWN, Known, identity
-from craft.bench.run.inputs import Inputs
+from craft.bench.run.inputs import Planner
 from craft.bench.settings.declared import Declared, Effect, setting
 from craft.bench.settings.resolve import flatten
 from craft.bench.settings.sections import DECLARED, declaration
@@ -165,7 +165,7 @@ def test_another_tokenizer_beside_the_same_weights_is_another_run(bench, tmp_pat
     (folder / "other.json").write_text("{}")
     other = Bench(folder, bench.glue, bench.outputs)
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", refuse)
+        patch.setattr(craft.bench.run.execute, "fit", refuse)
         assert other.run() == made
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -237,7 +237,7 @@ def test_method_that_is_no_peft_config_is_refused(bench):
 
 def test_finished_run_says_so_and_is_not_trained_again(bench, monkeypatch):
     made = bench.run()
-    monkeypatch.setattr(craft.bench.run.computation, "fit", refuse)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", refuse)
     said = []
     assert bench.run(said=said) == made
     score, path = made["result"]["score"], bench.folder() / "record.json"
@@ -248,7 +248,7 @@ def test_finished_run_says_so_and_is_not_trained_again(bench, monkeypatch):
 
 def test_finished_run_is_found_wherever_its_inputs_lie_now(bench, tmp_path, monkeypatch):
     made = bench.run()
-    monkeypatch.setattr(craft.bench.run.computation, "fit", refuse)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", refuse)
     (tmp_path / "moved").symlink_to(bench.glue)
     (tmp_path / "model").symlink_to(bench.model)
     other = Bench(tmp_path / "model", tmp_path / "moved", bench.outputs)
@@ -261,7 +261,7 @@ def test_run_that_failed_does_not_block(bench, monkeypatch):
         raise RuntimeError("out of luck\nand more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", broken)
+        patch.setattr(craft.bench.run.execute, "fit", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
             bench.run()
     failed = record.read(bench.folder() / "record.json")
@@ -281,7 +281,7 @@ def refuse_late(model, loop):
 
 def test_refusal_after_the_first_step_is_a_failed_run_and_removes_nothing(bench, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", refuse_late)
+        patch.setattr(craft.bench.run.execute, "fit", refuse_late)
         with pytest.raises(InputError, match="a word too late"):
             bench.run("train.checkpoint_minutes=0")
     folder = bench.folder()
@@ -335,7 +335,7 @@ def at_the_door(*_):
 
 
 def test_refusal_at_the_door_leaves_no_folder(bench, monkeypatch):
-    monkeypatch.setattr(craft.bench.run.computation, "prepare", at_the_door)
+    monkeypatch.setattr(craft.bench.run.execute, "prepare", at_the_door)
     with pytest.raises(InputError, match="not with this model"):
         bench.run()
     assert list((bench.outputs / "runs").iterdir()) == []
@@ -352,7 +352,7 @@ def test_refusal_at_the_door_removes_nothing_of_earlier_attempts(attempts, bench
         path.unlink()
     before = {p.name: p.read_bytes() for p in bench.folder().iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "prepare", at_the_door)
+        patch.setattr(craft.bench.run.execute, "prepare", at_the_door)
         with warnings.catch_warnings(), pytest.raises(InputError, match="not with this model"):
             warnings.filterwarnings("ignore", message=".*set aside as attempts.json.damaged")
             bench.run()
@@ -363,8 +363,8 @@ def test_refusal_at_the_door_removes_nothing_of_earlier_attempts(attempts, bench
 
 
 def test_folder_that_was_there_empty_stays(bench, monkeypatch):
-    monkeypatch.setattr(craft.bench.run.computation, "prepare", at_the_door)
-    folder = Inputs.of(bench.config(), None).folder.path
+    monkeypatch.setattr(craft.bench.run.execute, "prepare", at_the_door)
+    folder = Planner().inputs(bench.config()).folder.path
     folder.mkdir(parents=True)
     with pytest.raises(InputError, match="not with this model"):
         bench.run()
@@ -376,7 +376,7 @@ def test_run_that_diverged_does_not_block(bench, monkeypatch):
         return dataclasses.replace(fit(model, loop), status="diverged")
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", diverged)
+        patch.setattr(craft.bench.run.execute, "fit", diverged)
         assert bench.run()["status"] == "diverged"
     made = bench.run()
     assert made["status"] == "ok"
@@ -388,7 +388,7 @@ def test_attempts_are_counted_and_their_time_summed(bench, monkeypatch):
         raise RuntimeError
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", broken)
+        patch.setattr(craft.bench.run.execute, "fit", broken)
         with pytest.raises(RuntimeError):
             bench.run()
     with pytest.raises(Interrupted):
@@ -408,7 +408,7 @@ def test_refused_input_leaves_nothing_behind(bench, monkeypatch):
         bench.run(stop=lambda: True)
     before = {path: path.read_bytes() for path in bench.files()}
     monkeypatch.setattr(
-        craft.bench.run.computation, "tracker", lambda *_: (_ for _ in ()).throw(InputError("no"))
+        craft.bench.run.execute, "tracker", lambda *_: (_ for _ in ()).throw(InputError("no"))
     )
     with pytest.raises(InputError):
         bench.run()
@@ -554,7 +554,7 @@ def test_record_never_holds_the_name_of_the_user_or_the_machine(bench, tmp_path,
     (home / "model").symlink_to(bench.model)
     other = Bench(home / "model", home / "bletchley", home / "outputs")
     command = f"python scripts/train.py data.dir={home}/bletchley outputs='{home}/outputs'"
-    made = craft.bench.run.execute.run(other.config(), command, lambda: False, print)
+    made = craft.bench.run.run.run(other.config(), command, lambda: False, print)
     assert made["provenance"]["config"]["data"]["dir"] == f"{tmp_path}/$USER/$HOSTNAME"
     written = (other.folder() / "record.json").read_text()
     assert "turing" not in written and "bletchley" not in written
@@ -562,7 +562,7 @@ def test_record_never_holds_the_name_of_the_user_or_the_machine(bench, tmp_path,
     def broken(model, loop):
         raise RuntimeError(f"no space in {home}/outputs")
 
-    monkeypatch.setattr(craft.bench.run.computation, "fit", broken)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", broken)
     with pytest.raises(RuntimeError):
         other.run("seed=1")
     (failed,) = [r for _, r in record.read_all(other.outputs) if r["status"] == "failed"]

@@ -25,7 +25,7 @@ from craft.bench.model import packing
 from craft.bench.model.compilation import compile_blocks
 from craft.bench.model.locate import locate
 from craft.bench.run import record
-from craft.bench.run.computation import prepare
+from craft.bench.run.execute import prepare
 from craft.bench.run.identity import identity
 from craft.bench.speed.methods import launches
 from craft.bench.training.batches import batches
