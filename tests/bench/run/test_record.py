@@ -30,7 +30,7 @@ from craft.bench.glue.tokens import encode
 from craft.bench.model import packing
 from craft.bench.model.build import build
 from craft.bench.model.locate import locate, tokenizer_of
-from craft.bench.report.differences import differences
+from craft.bench.report.differences import settings_of
 from craft.bench.run import record
 from craft.bench.run.card import card
 from craft.bench.run.identity import KNOWN, Known, identity
@@ -194,14 +194,14 @@ def test_new_setting_is_seen_in_table_and_card_from_its_declaration_alone(bench,
     more = setting("a new one", neutral=None)
     monkeypatch.setitem(DECLARED, "train.new", more)
     made = bench.run()
-    default = dict(flatten(made["provenance"]["config"])) | {"train.new": None}
-    assert differences(made["provenance"]["config"], default) == {}
+    assert "train.new" not in card(made)
     made["provenance"]["config"]["train"]["new"] = 1
-    assert differences(made["provenance"]["config"], default) == {"train.new": 1}
+    made["provenance"]["differs"] = {"train.new": 1}
+    assert settings_of(made["provenance"]) == {"train.new": 1}
     assert "| `train.new` | 1 |" in card(made)
     for effect in (Effect.COMPUTATION, Effect.NOTHING):
         monkeypatch.setitem(DECLARED, "train.new", replace(more, effect=effect))
-        assert differences(made["provenance"]["config"], default) == {}
+        assert settings_of(made["provenance"]) == {}
         assert ("train.new" in card(made)) == (effect is Effect.COMPUTATION)
 
 
