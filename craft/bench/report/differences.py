@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 
 from craft.bench.settings.declared import ALWAYS, Effect
-from craft.bench.settings.resolve import flatten
+from craft.bench.settings.resolve import OF_RECIPE, flatten, recipe_row
 from craft.bench.settings.sections import declaration
 
 NEW_DRAWS = ("method.peft.decomposition_seed",)  # of a method, beside the seed
@@ -52,34 +52,26 @@ def _labels(configs: Path) -> dict[str, str]:
 
 
 @cache
+def _composed(configs: Path, method: str | None, recipe: str) -> DictConfig:
+    chosen = [f"method={method}"] if method is not None else []
+    with initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+        return compose("train", [*chosen, f"recipe={recipe}"])
+
+
+@cache
 def _defaults(configs: Path, method: str | None, model: str, task: str) -> dict[str, Any]:
-    recipes = configs / "recipe" / str(method)
-    own = recipes / f"{model}.yaml"
-    recipe = own if own.is_file() else recipes / "local.yaml"
-    whole = OmegaConf.create(
-        {
-            "task": {"name": task},
-            "recipe": OmegaConf.load(recipe) if recipe.is_file() else {},
-            "train": OmegaConf.load(configs / "train" / "default.yaml"),
-        }
-    )
+    own = f"{method}/{model}"
+    recipe = own if (configs / "recipe" / f"{own}.yaml").is_file() else "local"
+    cfg = _composed(configs, method, recipe)
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    sections, row = {"train": raw["train"]}, {}
     if method is not None:
-        chosen = OmegaConf.load(configs / "method" / f"{method}.yaml")
-        whole = OmegaConf.merge(whole, {"method": {"peft": chosen["peft"]}})
+        sections["method"] = {"peft": raw["method"]["peft"]}
+        row = recipe_row(cfg.recipe, task)
     found = {}
-    raw: Any = OmegaConf.to_container(whole, resolve=False)
-    for key, _ in flatten({k: raw[k] for k in ("train", "method") if k in raw}):
-        try:
-            value = OmegaConf.select(whole, key, throw_on_missing=True)
-        except OmegaConfBaseException:
-            value = UNKNOWN
-        found[key] = (
-            UNKNOWN
-            if value == "???"
-            else OmegaConf.to_container(value)
-            if OmegaConf.is_config(value)
-            else value
-        )
+    for key, value in flatten(sections):
+        of_recipe = OF_RECIPE.fullmatch(str(value))
+        found[key] = row.get(of_recipe[1], UNKNOWN) if of_recipe else value
     return found
 
 
