@@ -25,7 +25,7 @@ from transformers import (
 
 from craft.bench.run.run import run
 from craft.bench.settings.declared import read
-from craft.bench.settings.resolve import check
+from craft.bench.settings.resolve import check, differs
 from craft.bench.settings.sections import RunConfig, Task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,8 +191,9 @@ class Bench:
         return check(compose(*self.overrides(*more, **choices)))
 
     def run(self, *more: str, stop=lambda: False, said: list | None = None, **choices: str) -> dict:
-        config = self.config(*more, **choices)
-        return run(config, "a test", stop, (said if said is not None else []).append)
+        cfg = compose(*self.overrides(*more, **choices))
+        say = (said if said is not None else []).append
+        return run(check(cfg), "a test", stop, say, differs=differs(cfg))
 
     def folder(self) -> Path:
         """The one run's folder."""

@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import shlex
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +22,7 @@ from craft.bench.run.lease import Held, Lease, hold
 from craft.bench.run.predict import evaluate, predict_to_file
 from craft.bench.run.provenance import commit, hardware, holder, versions
 from craft.bench.settings.declared import plain
-from craft.bench.settings.resolve import check, donor_line
+from craft.bench.settings.resolve import check, differs, donor_line
 from craft.bench.settings.sections import RunConfig
 from craft.errors import InputError, Interrupted
 
@@ -43,7 +44,7 @@ def carry_out(
     donor = None
     if config.start_from is not None:
         donor = check(hydra.compose("train", donor_line(cfg, overrides)))
-    return run(config, command, stop, say=print, donor=donor)
+    return run(config, command, stop, print, donor, differs(cfg))
 
 
 def run(
@@ -52,14 +53,16 @@ def run(
     stop: Callable[[], bool],
     say: Say,
     donor: RunConfig | None = None,
+    differs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Carry out one run and return its record; where its ok record exists, say so and return that
     one.
 
     `donor` is the run whose adapter and head this one starts from (`start_from`), which must be
-    finished. A run that fails leaves a `failed` record and the exception, and nothing that it has
-    computed is removed; one that is interrupted leaves a checkpoint; one whose input is refused,
-    which happens before its first step, leaves what was there before it."""
+    finished; `differs` is what the record says of how it differs from the files. A run that fails
+    leaves a `failed` record and the exception, and nothing that it has computed is removed; one
+    that is interrupted leaves a checkpoint; one whose input is refused, which happens before its
+    first step, leaves what was there before it."""
     peft_config(config.method, modules_to_save=[])  # refused before anything is read
     inputs = Planner().inputs(config, donor)
     inputs.check_start()
@@ -71,7 +74,8 @@ def run(
             with hold(folder.path, holder(), config.lease_seconds, say) as lease:
                 done = folder.done()  # by whoever held the lease until now
                 if done is None:
-                    return _carry_out(inputs, command, stop, lease, say)
+                    known = {"command": command, "differs": dict(differs or {})}
+                    return _attempt(inputs, known, stop, lease, say)
         except InputError:
             if created:
                 with contextlib.suppress(OSError):  # something is in it, which stays
@@ -84,8 +88,8 @@ def run(
     return done
 
 
-def _carry_out(
-    inputs: Inputs, command: str, stop: Callable[[], bool], lease: Lease, say: Say
+def _attempt(
+    inputs: Inputs, known: Mapping[str, Any], stop: Callable[[], bool], lease: Lease, say: Say
 ) -> dict[str, Any]:
     """One attempt at a run whose lease this process holds, from the door to the record."""
     config, backbone, data = inputs.config, inputs.backbone, inputs.data
@@ -94,7 +98,9 @@ def _carry_out(
     attempts = Attempts(folder.attempts, lease.silent_since)
     provenance: dict[str, Any] = {
         "name": folder.path.name,
-        "command": command,
+        **known,
+        "experiment": _experiment(known["command"]),
+        "row": config.row_id,
         "started": attempts.made[0]["started"],
         "config": plain(config),
         "recipe": config.recipe.source,
@@ -119,8 +125,8 @@ def _carry_out(
     try:
         with _torch_settings(config):
             outcome = execute(inputs, stop_or_lost, say, attempts.begin)
-        known = provenance | outcome.provenance
-        made = record.make(run_id, outcome.status, outcome.result, known)
+        found = provenance | outcome.provenance
+        made = record.make(run_id, outcome.status, outcome.result, found)
         lease.check()
     except (Interrupted, KeyboardInterrupt):
         attempts.end("interrupted")
@@ -150,6 +156,12 @@ def _carry_out(
     if config.train.save_adapter and made["status"] == "ok":
         say(f"{folder.path.name}: adapter and model card in {share(folder, made)}")
     return made
+
+
+def _experiment(command: str) -> str | None:
+    """The experiment that a command line chooses."""
+    words = (word.partition("=") for word in shlex.split(command))
+    return next((name for key, _, name in words if key.lstrip("+") == "experiment"), None)
 
 
 def _headline(made: dict[str, Any]) -> str:

@@ -10,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from craft.bench.settings.declared import flatten, one_of, plain, read, whole
-from craft.bench.settings.sections import DECLARED, UNTRAINED, RunConfig
+from craft.bench.settings.sections import DECLARED, UNTRAINED, RunConfig, declaration
 from craft.errors import InputError, first_line
 
+UNSTATED = object()
 OF_RECIPE = re.compile(r"\$\{\.*recipe\.\$\{task\.name\}\.(\w+)\}")
 
 
@@ -77,6 +78,35 @@ def _check_fold(config: RunConfig) -> None:
         )
 
 
+def differs(cfg: DictConfig) -> dict[str, Any]:
+    """What a composed config says otherwise than the files of its method and of `train`, with the
+    recipe's values, and than the neutral values of `model`, `selection` and `fold`: by dotted key.
+
+    Of a value that the recipe leaves open nothing is said."""
+    values = _resolve(cfg)
+    stated = {"method": {"peft": values["method"]["peft"]}, "train": values["train"]}
+    found = {}
+    for key, value in flatten(stated):
+        try:
+            usual = OmegaConf.select(cfg, f"stated.{key}", default=UNSTATED)
+        except OmegaConfBaseException:
+            usual = None
+        usual = OmegaConf.to_container(usual) if OmegaConf.is_config(usual) else usual
+        open_ = usual is None and OF_RECIPE.fullmatch(str(_raw(cfg, f"stated.{key}")))
+        if usual != value and not open_:
+            found[key] = value
+    beside = {key: values[key] for key in ("selection", "fold")}
+    beside["model"] = {key: values["model"][key] for key in ("random", "vertical")}
+    neutral = {key: value for key, value in flatten(beside) if value != declaration(key).neutral}
+    return found | neutral
+
+
+def _raw(cfg: DictConfig, key: str) -> Any:
+    """A value as it is written, an interpolation unresolved."""
+    parent, _, name = key.rpartition(".")
+    return OmegaConf.to_container(OmegaConf.select(cfg, parent), resolve=False).get(name)  # type: ignore[union-attr]
+
+
 def donor_line(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
     """The command line of the run that a `start_from` run starts from, given the run's own.
 
@@ -113,12 +143,12 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     others: list[str] = []
     for key, value in flatten(OmegaConf.to_container(cfg, resolve=False)):  # type: ignore[arg-type]
         name = OF_RECIPE.fullmatch(str(value))
-        if name and name[1] not in row:
+        if name and name[1] not in row and not key.startswith("stated."):
             if cfg.mode != "train" and name[1] in UNTRAINED:
                 OmegaConf.update(cfg, key, UNTRAINED[name[1]])
             else:
                 of_recipe[key] = name[1]
-        elif value == "???" and not key.startswith("recipe."):
+        elif value == "???" and not key.startswith(("recipe.", "stated.")):
             others.append(key)
     said = [f"{', '.join(others)} must be given"] if others else []
     if of_recipe:
@@ -129,6 +159,8 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     if said:
         line = " ".join(f"{key}=VALUE" for key in (*others, *of_recipe))
         raise InputError(f"{'; '.join(said)}: give {line}")
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("stated", None)
     try:
         values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
