@@ -5,98 +5,28 @@
 # pandas is typed as if every row, column or cell might be any of the three.
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from craft.bench.settings.declared import ALWAYS, Effect, flatten
+from craft.bench.settings.declared import ALWAYS, Effect
 from craft.bench.settings.sections import declaration
+from craft.errors import InputError
 
 NEW_DRAWS = ("method.peft.decomposition_seed",)  # of a method, beside the seed
 PAIR = ["seed", "fold"]  # what one run of a cell differs by from the next, and pairs with another's
-UNKNOWN = object()
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What configs/method, configs/recipe and configs/train say, for any method, model and task."""
+def settings_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings by which a run differs from method file, recipe and train/default.yaml, as its
+    record says; of a run of the study, whose records of schema 1 do not say, its cell.
 
-    configs: Path
-
-    def of(self, label: str, model: str, task: str) -> dict[str, Any]:
-        """Dotted `method.peft.*` and `train.*` keys; UNKNOWN where the recipe leaves a value
-        open."""
-        return _defaults(self.configs, _labels(self.configs).get(label), model, task)
-
-
-@cache
-def ordered(configs: Path) -> tuple[str, ...]:
-    """Labels of the methods whose `facts` give them an order, the reference of comparisons first;
-    tables and figures have the others after them, by name."""
-    facts = [OmegaConf.load(path) for path in sorted((configs / "method").glob("*.yaml"))]
-    placed = [(int(m["facts"]["order"]), str(m["label"])) for m in facts if "order" in m["facts"]]
-    return tuple(label for _, label in sorted(placed))
-
-
-@cache
-def _labels(configs: Path) -> dict[str, str]:
-    """Label of a method -> name of its file."""
-    paths = sorted((configs / "method").glob("*.yaml"))
-    return {str(OmegaConf.load(path)["label"]): path.stem for path in paths}
-
-
-@cache
-def _defaults(configs: Path, method: str | None, model: str, task: str) -> dict[str, Any]:
-    recipes = configs / "recipe" / str(method)
-    own = recipes / f"{model}.yaml"
-    recipe = own if own.is_file() else recipes / "local.yaml"
-    whole = OmegaConf.create(
-        {
-            "task": {"name": task},
-            "recipe": OmegaConf.load(recipe) if recipe.is_file() else {},
-            "train": OmegaConf.load(configs / "train" / "default.yaml"),
-        }
-    )
-    if method is not None:
-        chosen = OmegaConf.load(configs / "method" / f"{method}.yaml")
-        whole = OmegaConf.merge(whole, {"method": {"peft": chosen["peft"]}})
-    found = {}
-    raw: Any = OmegaConf.to_container(whole, resolve=False)
-    for key, _ in flatten({k: raw[k] for k in ("train", "method") if k in raw}):
-        try:
-            value = OmegaConf.select(whole, key, throw_on_missing=True)
-        except OmegaConfBaseException:
-            value = UNKNOWN
-        found[key] = (
-            UNKNOWN
-            if value == "???"
-            else OmegaConf.to_container(value)
-            if OmegaConf.is_config(value)
-            else value
-        )
-    return found
-
-
-def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    """The `method.peft.*` and `train.*` values of a resolved config that its default states
-    otherwise, what was made of its model (random weights, a vertical backbone), and that it was
-    scored on a part of train or on folds."""
-    made = {k: config["model"][k] for k in ("random", "vertical") if k in config["model"]}
-    chosen = {"method": {"peft": config["method"]["peft"]}, "train": config["train"], "model": made}
-    chosen |= {key: config[key] for key in ("selection", "fold") if key in config}
-    differing = {}
-    for key, value in flatten(chosen):
-        known = default.get(key, UNKNOWN if key.startswith("train.") else neutral(key))
-        if not is_setting(key) or known is UNKNOWN:
-            continue
-        if value != known:
-            differing[key] = value
-    return differing
+    InputError where another record of schema 1 has not been brought up to say so."""
+    if "differs" in provenance:
+        return {key: value for key, value in provenance["differs"].items() if is_setting(key)}
+    if cell := provenance["config"].get("cell"):
+        return {"cell": cell}
+    raise InputError("does not say what it differs in: python scripts/upgrade_records.py FOLDER")
 
 
 def is_setting(key: str) -> bool:

@@ -337,11 +337,12 @@ class RunConfig:
     )]  # fmt: skip
     task: Annotated[Task, setting(effect=Effect.NOTHING)]  # but for what it declares itself
     train: TrainSettings
-    model: Model
-    data: Data
+    # as whole sections, too: older records hold keys that are gone
+    model: Annotated[Model, setting("the rest is chosen by model=NAME", Effect.NOTHING)]
+    data: Annotated[Data, setting(effect=Effect.NOTHING)]
     method: Method
     logger: Logger
-    recipe: Recipe
+    recipe: Annotated[Recipe, setting(effect=Effect.NOTHING)]  # its rows are interpolated
 
 
 # by dotted key; what lies below a key that is declared goes with it

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ from craft.bench.model.locate import locate, tokenizer_of
 from craft.bench.run import record
 from craft.bench.run.identity import KNOWN, Known, identity
 from craft.bench.run.inputs import Planner
-from craft.bench.settings.declared import Effect, flatten, read
+from craft.bench.settings.declared import Effect, flatten, plain, read
 from craft.bench.settings.sections import DECLARED, Model, declaration
 from craft.bench.training import memory
 from craft.bench.training.batches import layout_of
@@ -59,7 +58,7 @@ def changed(config, key, value):
 
 
 def id_of(config, model="weights", data="texts", tokenizer="vocabulary"):
-    return record.digest(identity(config, model, data, tokenizer))
+    return record.digest(identity(plain(config), model, data, tokenizer))
 
 
 def refuse(*_):
@@ -132,13 +131,12 @@ def test_id_depends_on_the_content_of_weights_and_data(bench):
 @pytest.mark.parametrize("path", sorted(ON_FILE.glob("**/runs/*.json")), ids=lambda path: path.stem)
 def test_records_on_file_keep_their_ids(path):
     made = record.read(path)
-    kept, resolved = made["result"]["config"], made["provenance"]["config"]
+    kept, config = made["result"]["config"], made["provenance"]["config"]
     assert made["id"] == record.digest(kept)
     known = KNOWN.get(kept["model.digest"])
     if known is None and "tokenizer.digest" not in kept:  # of weights that are not there any more
         assert kept["model.digest"].startswith("d10574eb") and "search" in path.parts
         return
-    config = SimpleNamespace(resolved=resolved, method=resolved["method"])
     tokenizer = kept["tokenizer.digest"] if known is None else known.tokenizer
     digests = (kept["model.digest"], kept["data.digest"], tokenizer)
     of_its_time = {k: kept[k] for k in ("protocol", "start_from.id") if k in kept}
@@ -178,21 +176,21 @@ def test_another_tokenizer_beside_the_same_weights_is_another_run(bench, tmp_pat
 def test_value_that_is_neutral_is_not_part_of_the_identity(bench):
     """So that a new setting, neutral in all runs so far, orphans no record."""
     config = bench.config()
-    kept = identity(config, "", "", "")
+    kept = identity(plain(config), "", "", "")
     assert not kept.keys() & {"start_from", "train.accumulate", "train.batching", "train.tf32"}
 
 
 def test_fields_at_the_default_of_their_class_are_left_out(bench):
     def kept(*more):
-        return identity(bench.config(*more, method="lora"), "", "", "")["method.peft"]
+        return identity(plain(bench.config(*more, method="lora")), "", "", "")["method.peft"]
 
-    plain = kept()
-    assert plain == {"_target_": "peft.LoraConfig"}
+    usual = kept()
+    assert usual == {"_target_": "peft.LoraConfig"}
     for written in ("+method.peft.lora_dropout=0.0", "+method.peft.bias=none", "method.peft.r=8"):
-        assert kept(written) == plain
-    assert kept("method.peft.r=4") == {**plain, "r": 4}
+        assert kept(written) == usual
+    assert kept("method.peft.r=4") == {**usual, "r": 4}
     default = bench.config("method.peft.ranks=[24,100,100]")
-    assert identity(default, "", "", "")["method.peft"] == {"_target_": "craft.CraftConfig"}
+    assert identity(plain(default), "", "", "")["method.peft"] == {"_target_": "craft.CraftConfig"}
 
 
 @pytest.mark.parametrize(
@@ -206,7 +204,7 @@ def test_method_that_is_no_peft_config_is_refused(bench):
     for target in ("craft.Nothing", "nowhere.LoraConfig", "builtins.dict"):
         config = changed(bench.config(), "method.peft", {"_target_": target})
         with pytest.raises(InputError, match=f"method.peft._target_: {target} is no PeftConfig"):
-            identity(config, "", "", "")
+            identity(plain(config), "", "", "")
 
 
 # --- done already, or not
