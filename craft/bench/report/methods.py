@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from transformers import PretrainedConfig, RobertaConfig
 
@@ -36,15 +37,10 @@ def ordered(configs: Path, records: Iterable[Mapping[str, Any]] = ()) -> tuple[s
 
 
 def methods(configs: Path, model: str) -> list[dict[str, Any]]:
-    """Every method's file, with the fields that its recipe for the model fills in (on MNLI)."""
-    return [
-        _filled_in(configs, path, model) for path in sorted((configs / "method").glob("*.yaml"))
-    ]
-
-
-def _filled_in(configs: Path, path: Path, model: str) -> dict[str, Any]:
-    recipe = OmegaConf.load(configs / "recipe" / path.stem / f"{model}.yaml")
-    row = OmegaConf.merge(recipe.get("_all") or {}, recipe.get("mnli") or {})
-    names = {"task": {"name": "mnli"}, "recipe": {"mnli": row}}
-    whole = OmegaConf.merge(names, {"method": OmegaConf.load(path)})
-    return OmegaConf.to_container(whole["method"], resolve=True)  # type: ignore[return-value]
+    """Every method's section, with the fields that its recipe for the model fills in (on MNLI)."""
+    names = sorted(path.stem for path in (configs / "method").glob("*.yaml"))
+    with initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+        composed = [
+            compose("train", [f"method={name}", f"model={model}", "task=mnli"]) for name in names
+        ]
+    return [OmegaConf.to_container(cfg.method, resolve=True) for cfg in composed]  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from craft.bench.settings.declared import flatten, one_of, plain, read, whole
 from craft.bench.settings.sections import DECLARED, UNTRAINED, RunConfig
 from craft.errors import InputError, first_line
+
+OF_RECIPE = re.compile(r"\$\{\.*recipe\.\$\{task\.name\}\.(\w+)\}")
 
 
 def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
@@ -81,9 +83,9 @@ def donor_line(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
     It is the same but for what is the task's: `task.*`, `train.max_steps`, and those of `train.*`
     that the donor's recipe has values for. Where that leaves values open (`model=local`), the
     command line is the recipe of both."""
-    recipe = (cfg.get("recipe") or {}).get(cfg.start_from) or {}
-    whole_recipe = not any(OmegaConf.is_missing(recipe, name) for name in recipe)
-    of_a_task = {"train.max_steps", *(f"train.{name}" for name in recipe)} if whole_recipe else ()
+    told = [name for name in cfg.recipe.get(cfg.start_from) or () if name in cfg.train]
+    whole_recipe = recipe_row(cfg.recipe, cfg.start_from).keys() >= set(told)
+    of_a_task = {"train.max_steps", *(f"train.{name}" for name in told)} if whole_recipe else ()
     kept = []
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
@@ -92,18 +94,26 @@ def donor_line(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
     return [*kept, f"task={cfg.start_from}", "start_from=null"]
 
 
+def recipe_row(recipe: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """What a composed recipe says for a task, in the task's own row or for all tasks; a value that
+    it leaves open is not in it."""
+    row = recipe.get(task) or {}
+    values = {str(name): OmegaConf.select(row, str(name)) for name in row}  # type: ignore[arg-type]
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
     """The plain config with interpolations filled in; of the recipe only the source of the row that
     was used stays.
 
     InputError names all values at once that must be given, or that the recipe has none of."""
-    row = (cfg.get("recipe") or {}).get(cfg.task.name) or {}
+    row = recipe_row(cfg.get("recipe") or {}, cfg.task.name)
     cfg = copy.deepcopy(cfg)
     of_recipe: dict[str, str] = {}
     others: list[str] = []
     for key, value in flatten(OmegaConf.to_container(cfg, resolve=False)):  # type: ignore[arg-type]
-        name = re.fullmatch(r"\$\{recipe\.\$\{task\.name\}\.(\w+)\}", str(value))
-        if name and (name[1] not in row or OmegaConf.is_missing(row, name[1])):
+        name = OF_RECIPE.fullmatch(str(value))
+        if name and name[1] not in row:
             if cfg.mode != "train" and name[1] in UNTRAINED:
                 OmegaConf.update(cfg, key, UNTRAINED[name[1]])
             else:

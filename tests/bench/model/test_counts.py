@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tiny_bench import compose
 from transformers import AutoModelForSequenceClassification as Classifier
 from transformers import BertConfig, DistilBertConfig, RobertaConfig
 
@@ -80,12 +81,8 @@ PUBLISHED = [
 
 def method(name, shape, **changes):
     """A method with its fields for RTE on a RoBERTa; some, such as VeRA's r, are in its recipe."""
-    given = {
-        "task": {"name": "rte"},
-        "recipe": OmegaConf.load(CONFIGS / "recipe" / name / f"roberta_{shape}.yaml"),
-        "method": OmegaConf.load(CONFIGS / "method" / f"{name}.yaml"),
-    }
-    chosen = OmegaConf.to_container(OmegaConf.create(given).method, resolve=True)
+    composed = compose(f"method={name}", f"model=roberta_{shape}")
+    chosen = OmegaConf.to_container(composed.method, resolve=True)
     return read(Method, {**chosen, "peft": {**chosen["peft"], **changes}}, "method")
 
 
