@@ -14,13 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from craft.bench.run import record
 from craft.bench.run.folder import RunFolder
 from craft.bench.run.inputs import Inputs, Planner
+from craft.bench.run.signals import stopped
 from craft.bench.settings import declared
 from craft.bench.settings.declared import number, optional, setting, truth, whole
 from craft.bench.settings.resolve import check, donor_line
 from craft.bench.sweep import job, snapshot, state
 from craft.bench.sweep.job import SweepJob
 from craft.bench.sweep.state import PlannedRun, RunState, SweepFolder
-from craft.errors import InputError
+from craft.errors import InputError, Interrupted
 
 START = 20.0  # seconds for a run to load its model and data
 CHARACTERS = 4.5  # of a token of English
@@ -105,6 +106,8 @@ def launch_on_slurm(
     if settings.detach:
         return []
     while state.queue([sweep.job_name]):  # submitit hears of a cancelled job from sacct alone
+        if stopped():
+            raise Interrupted("the jobs go on; the same command waits for them again")
         time.sleep(LOOK)
     ends = {one.run.id: one for one in state.states(sweep.outputs, sweep.runs, ())}
     return [_returned(ends[id_], sweep) for id_ in asked]

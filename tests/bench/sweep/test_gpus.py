@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 from tiny_bench import CONFIGS, ROOT
@@ -73,13 +74,23 @@ def test_each_worker_sees_one_gpu_and_each_gpu_has_its_runs(each, tmp_path):
     assert all(len(found) <= each for found in workers.values())
 
 
-def test_fewer_gpus_may_be_asked_for_and_more_are_refused(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_fewer_gpus_may_be_asked_for(tmp_path):
     seen, done = sweep(tmp_path, "hydra.launcher.gpus=1", seeds=2)
     assert done.returncode == 0, done.stderr
     assert {run["gpu"] for run in seen} == {"3"}
+
+
+def test_fewer_gpus_may_be_asked_for_and_more_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     with pytest.raises(InputError, match="3 GPUs are asked for, torch sees 2"):
         gpus.asked_for(3)
+    monkeypatch.setattr(
+        "hydra_plugins.hydra_joblib_launcher._core.launch",
+        lambda launcher, **_: (launcher.joblib["n_jobs"], os.environ["CUDA_VISIBLE_DEVICES"]),
+    )
+    assert gpus.launch_on_gpus(SimpleNamespace(gpus=1, runs_per_gpu=1), [], 0) == (1, "3")
 
 
 def test_machine_without_a_gpu_is_refused_in_a_line_and_nothing_is_left(tmp_path):

@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from hydra.errors import MissingConfigException
 from tiny_bench import ROOT, compose, task_of
 
+from craft.bench.cli.process import explain
 from craft.bench.glue import sources
 from craft.bench.glue.splits import data_of, held_out
 from craft.bench.run.identity import identity
@@ -87,12 +89,12 @@ def extra_path():
 
 
 @pytest.mark.skipif(INSTALLED, reason="Optuna is installed")
-def test_optuna_that_is_not_installed_is_one_line(bench, tmp_path):
-    done = optuna(bench, tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines() == [
-        'error: the sweeper optuna is not installed: pip install "craft-peft[hpo]"'
-    ]
+def test_optuna_that_is_not_installed_is_one_line():
+    with pytest.raises(MissingConfigException) as missing:
+        compose("experiment=search_optuna")
+    assert explain(missing.value) == (
+        'the sweeper optuna is not installed: pip install "craft-peft[hpo]"'
+    )
 
 
 @pytest.mark.slow

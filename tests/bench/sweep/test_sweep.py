@@ -10,6 +10,7 @@ import hydra
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -21,7 +22,7 @@ from craft.bench.run.provenance import commit
 from craft.bench.settings.resolve import check
 from craft.bench.sweep import launchers_on_path, slurm, snapshot, state
 from craft.bench.sweep.state import PlannedRun, QueuedJob, SweepFolder
-from craft.errors import InputError
+from craft.errors import InputError, Interrupted
 from craft.files import write_json
 
 
@@ -182,18 +183,17 @@ def test_newest_sweep_is_taken(made):
 
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
-    """Commands of Slurm that do as told; returns how to tell sbatch, and where submitit puts its
-    files."""
+    """Commands of Slurm; returns how to say what sbatch, and what squeue, does."""
     programs = tmp_path / "bin"
     programs.mkdir()
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
 
-    def does(script):
-        for name in ("sbatch", "srun"):
-            (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+    def do(script, squeue=""):
+        for name, does in {"sbatch": script, "srun": "", "squeue": squeue}.items():
+            (programs / name).write_text(f"#!/bin/sh\n{does}\n")
             (programs / name).chmod(0o755)
 
-    return does
+    return do
 
 
 def test_node_has_its_job_before_it_imports_this_package_also_after_a_requeue(sbatch, tmp_path):
@@ -228,6 +228,34 @@ def test_refusal_of_the_site_is_one_line_and_what_was_submitted_is_remembered(sb
         "sbatch refused the jobs: sbatch: error: QOSMaxSubmitJobPerUserLimit"
     )
     assert SweepFolder.read(sweep.path).submitted == {"7": [sweep.runs[0].id]}
+
+
+@pytest.fixture
+def of_no_commit(tmp_path, monkeypatch):
+    """Whatever the working tree looks like, there is a snapshot of it."""
+    taken = (tmp_path, {"commit": "0" * 40, "dirty": False})
+    monkeypatch.setattr(snapshot, "take", lambda *_: taken)
+
+
+def test_launcher_that_waits_returns_the_end_of_each_run_in_order(bench, sbatch, of_no_commit):
+    made = bench.run("train.epochs=1", "seed=1")
+    lines = [bench.overrides("train.epochs=1", f"seed={seed}") for seed in (0, 1, 0)]
+    sbatch("echo Submitted batch job 7")
+    waits = settings(detach=False, gpus_per_node=0)
+    ends = slurm.launch_on_slurm(waits, lines, lambda line: compose(*line))
+    states = [end.status for end in ends]
+    assert states == [JobStatus.FAILED, JobStatus.COMPLETED, JobStatus.FAILED]
+    assert ends[1].return_value == made["result"]["score"]["best"]["accuracy"]
+    with pytest.raises(RuntimeError, match="rte-craft-.*-s0-.*: missing"):
+        _ = ends[0].return_value
+
+
+def test_launcher_that_waits_can_be_stopped(bench, sbatch, of_no_commit, monkeypatch):
+    sbatch("echo Submitted batch job 7", squeue="echo '7|RUNNING'")
+    monkeypatch.setattr(slurm, "stopped", lambda: True)
+    waits = settings(detach=False, gpus_per_node=0)
+    with pytest.raises(Interrupted, match="the jobs go on"):
+        slurm.launch_on_slurm(waits, [bench.overrides()], lambda line: compose(*line))
 
 
 # --- the launcher's settings and the snapshot
