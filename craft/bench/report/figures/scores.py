@@ -43,7 +43,7 @@ def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
         for axis, width in zip(axes, WIDTHS, strict=True):
             drawn: list[list[int]] = []
             for label in chosen:
-                counts = [expected_parameters(chosen[label], _shape(width, n)) for n in DEPTHS]
+                counts = by_depth(chosen[label], width)
                 data += [
                     {"width": width, "method": label, "depth": n, "parameters": c}
                     for n, c in zip(DEPTHS, counts, strict=True)
@@ -63,6 +63,19 @@ def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
         axes[0].set_ylabel("trained parameters besides the head")
         legend_below(figure, axes, columns=4)
     return Drawn("parameters_against_depth", figure, pd.DataFrame(data))
+
+
+def by_depth(method: Mapping[str, Any], width: int) -> list[int]:
+    """What a method trains at each of DEPTHS: on the line through the counts at the first two where
+    that at the third lies on it, else counted at each (CRAFT's r1 is clipped to the depth)."""
+
+    def counted(depths: Sequence[int]) -> list[int]:
+        return [expected_parameters(method, _shape(width, n)) for n in depths]
+
+    first = counted(DEPTHS[:3])
+    growth = (first[1] - first[0]) / (DEPTHS[1] - DEPTHS[0])
+    line = [round(first[0] + growth * (n - DEPTHS[0])) for n in DEPTHS]
+    return line if line[:3] == first else first + counted(DEPTHS[3:])
 
 
 def _size(peft: Mapping[str, Any]) -> str:
