@@ -1,10 +1,11 @@
 """Methods as configs/method has them: their labels in order, and the fields to count them by."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig, RobertaConfig
 
 TOKENS = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
@@ -25,11 +26,10 @@ def ordered(configs: Path, records: Iterable[Mapping[str, Any]] = ()) -> tuple[s
 
     A record says it of its own method; of those that do not, and of methods without a record, the
     method's file does."""
-    files = (OmegaConf.load(path) for path in (configs / "method").glob("*.yaml"))
     said = (made["provenance"]["config"]["method"] for made in records)
     placed = {
         str(method["label"]): int(method["facts"]["order"])
-        for method in (*files, *said)
+        for method in (*files(configs).values(), *said)
         if "order" in method.get("facts", {})
     }
     return tuple(sorted(placed, key=lambda label: (placed[label], label)))
@@ -37,14 +37,18 @@ def ordered(configs: Path, records: Iterable[Mapping[str, Any]] = ()) -> tuple[s
 
 def methods(configs: Path, model: str) -> list[dict[str, Any]]:
     """Every method's file, with the fields that its recipe for the model fills in (on MNLI)."""
-    return [
-        _filled_in(configs, path, model) for path in sorted((configs / "method").glob("*.yaml"))
-    ]
+    found = []
+    for name, method in files(configs).items():
+        recipe = OmegaConf.load(configs / "recipe" / name / f"{model}.yaml")
+        row = OmegaConf.merge(recipe.get("_all") or {}, recipe.get("mnli") or {})
+        whole = OmegaConf.create({"task": {"name": "mnli"}, "recipe": {"mnli": row}})
+        whole["method"] = method
+        found.append(OmegaConf.to_container(whole["method"], resolve=True))
+    return found
 
 
-def _filled_in(configs: Path, path: Path, model: str) -> dict[str, Any]:
-    recipe = OmegaConf.load(configs / "recipe" / path.stem / f"{model}.yaml")
-    row = OmegaConf.merge(recipe.get("_all") or {}, recipe.get("mnli") or {})
-    names = {"task": {"name": "mnli"}, "recipe": {"mnli": row}}
-    whole = OmegaConf.merge(names, {"method": OmegaConf.load(path)})
-    return OmegaConf.to_container(whole["method"], resolve=True)  # type: ignore[return-value]
+@cache
+def files(configs: Path) -> dict[str, DictConfig]:
+    """Name -> content of every file of configs/method, in the order of their names."""
+    paths = sorted((configs / "method").glob("*.yaml"))
+    return {path.stem: OmegaConf.load(path) for path in paths}  # type: ignore[misc]

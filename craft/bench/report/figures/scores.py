@@ -66,16 +66,18 @@ def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
 
 
 def by_depth(method: Mapping[str, Any], width: int) -> list[int]:
-    """What a method trains at each of DEPTHS: on the line through the counts at the first two where
-    that at the third lies on it, else counted at each (CRAFT's r1 is clipped to the depth)."""
-
-    def counted(depths: Sequence[int]) -> list[int]:
-        return [expected_parameters(method, _shape(width, n)) for n in depths]
-
-    first = counted(DEPTHS[:3])
-    growth = (first[1] - first[0]) / (DEPTHS[1] - DEPTHS[0])
-    line = [round(first[0] + growth * (n - DEPTHS[0])) for n in DEPTHS]
-    return line if line[:3] == first else first + counted(DEPTHS[3:])
+    """What a method trains at each of DEPTHS: counted until three in a row lie on a line, from
+    there on that line (CRAFT's r1 is clipped to the depth, so that its line begins at r1)."""
+    counts: list[int] = []
+    for n, depth in enumerate(DEPTHS):
+        if n >= 3:
+            (first, second, third), before = DEPTHS[n - 3 : n], counts[-3:]
+            rise, later = before[1] - before[0], before[2] - before[1]
+            if rise * (third - second) == later * (second - first):
+                counts.append(before[2] + later * (depth - third) // (third - second))
+                continue
+        counts.append(expected_parameters(method, _shape(width, depth)))
+    return counts
 
 
 def _size(peft: Mapping[str, Any]) -> str:
