@@ -35,20 +35,22 @@ def ordered(configs: Path, records: Iterable[Mapping[str, Any]] = ()) -> tuple[s
     return tuple(sorted(placed, key=lambda label: (placed[label], label)))
 
 
-def methods(configs: Path, model: str) -> list[dict[str, Any]]:
-    """Every method's file, with the fields that its recipe for the model fills in (on MNLI)."""
-    found = []
+@cache
+def methods(configs: Path, model: str) -> Mapping[str, Mapping[str, Any]]:
+    """Label -> content of every method's file, with the fields that its recipe for the model fills
+    in (on MNLI)."""
+    found = {}
     for name, method in files(configs).items():
         recipe = OmegaConf.load(configs / "recipe" / name / f"{model}.yaml")
         row = OmegaConf.merge(recipe.get("_all") or {}, recipe.get("mnli") or {})
         whole = OmegaConf.create({"task": {"name": "mnli"}, "recipe": {"mnli": row}})
         whole["method"] = method
-        found.append(OmegaConf.to_container(whole["method"], resolve=True))
+        found[str(method["label"])] = OmegaConf.to_container(whole["method"], resolve=True)
     return found
 
 
 @cache
-def files(configs: Path) -> dict[str, DictConfig]:
+def files(configs: Path) -> Mapping[str, DictConfig]:
     """Name -> content of every file of configs/method, in the order of their names."""
     paths = sorted((configs / "method").glob("*.yaml"))
     return {path.stem: OmegaConf.load(path) for path in paths}  # type: ignore[misc]

@@ -13,7 +13,7 @@ from craft.bench.report.figures import scores as figures
 from craft.bench.report.figures.style import Drawn, Looks
 from craft.bench.report.figures.weights import Stacks
 from craft.bench.report.load import SUITES, Records
-from craft.bench.report.methods import SHAPES, files, ordered
+from craft.bench.report.methods import SHAPES, methods, ordered
 from craft.bench.report.statistics.sureness import (
     Resampled,
     comparison_table,
@@ -84,7 +84,7 @@ def build(
     orders = pd.read_csv(published_folder / "proposition1.csv")
     found, resampled = cells(records.runs), Resampled(records)
     sure = intervals(records.runs, resampled)
-    labels = {m["label"] for m in files(configs).values()} | set(records.runs["method"])
+    labels = {*methods(configs, "roberta_base"), *records.runs["method"]}
     looks = Looks.of(ordered(configs, records.raw.values()), labels | set(table2["method"]))
 
     reproduced = [reproduction_table(table2, records, model) for model in SHAPES]

@@ -16,7 +16,7 @@ from craft.bench.report.figures import diagrams, weights
 from craft.bench.report.figures import scores as figures
 from craft.bench.report.figures.style import Looks
 from craft.bench.report.load import load
-from craft.bench.report.methods import methods, ordered
+from craft.bench.report.methods import ordered
 from craft.bench.report.tables.cells import cells
 from craft.bench.report.tables.published import read
 from craft.errors import InputError
@@ -80,10 +80,9 @@ def test_counts_against_depth_are_the_papers(drawn):
 
 def test_growth_with_depth_is_what_is_counted(drawn):
     data = drawn["parameters_against_depth"].data.set_index(["width", "method", "depth"])
-    known = {m["label"]: m for m in methods(CONFIGS, "roberta_base")}
     for label in FIRST:
-        known[label]["peft"] |= known[label]["facts"].get("paper_counts", {})
-        expected = expected_parameters(known[label], figures._shape(768, 20))
+        method = figures.as_counted(CONFIGS, label)
+        expected = expected_parameters(method, figures._shape(768, 20))
         assert data.loc[(768, label, 20), "parameters"] == expected, label
 
 

@@ -32,10 +32,7 @@ WIDTHS = (768, 1024, 4096)  # RoBERTa-base, RoBERTa-large, and a large language 
 
 def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
     """Figure 4: trained parameters against depth at fixed ranks, from the methods' closed forms."""
-    known = {m["label"]: m for m in methods(configs, "roberta_base")}
-    chosen = {label: known[label] for label in ordered(configs)}
-    for method in chosen.values():
-        method["peft"] |= method["facts"].get("paper_counts", {})
+    chosen = {label: as_counted(configs, label) for label in ordered(configs)}
     data = []
     with styled():
         figure = canvas(7.2, 3.4)
@@ -63,6 +60,12 @@ def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
         axes[0].set_ylabel("trained parameters besides the head")
         legend_below(figure, axes, columns=4)
     return Drawn("parameters_against_depth", figure, pd.DataFrame(data))
+
+
+def as_counted(configs: Path, label: str) -> dict[str, Any]:
+    """A method with the fields that the paper counts it with."""
+    method = methods(configs, "roberta_base")[label]
+    return {**method, "peft": method["peft"] | method["facts"].get("paper_counts", {})}
 
 
 def by_depth(method: Mapping[str, Any], width: int) -> list[int]:
