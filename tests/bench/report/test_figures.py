@@ -12,8 +12,8 @@ from matplotlib.text import Text
 from safetensors.torch import save_file
 
 from craft.bench.model.counts import expected_parameters
-from craft.bench.report.figures import diagrams, weights
 from craft.bench.report.figures import scores as figures
+from craft.bench.report.figures import weights
 from craft.bench.report.figures.style import Looks
 from craft.bench.report.load import load
 from craft.bench.report.methods import ordered
@@ -58,8 +58,6 @@ def drawn(records, stacks):
         figures.score_against_ranks(records, "mini", "roberta_mini", LOOKS),
         weights.pca([stacks]),
         weights.spectra([stacks], (2, 8, 8)),
-        diagrams.architecture(),
-        diagrams.taxonomy(),
     ]
     return {figure.name: figure for figure in made}
 
