@@ -14,18 +14,20 @@ from craft.bench.report.figures.style import Drawn, Looks
 from craft.bench.report.figures.weights import Stacks
 from craft.bench.report.load import SUITES, Records
 from craft.bench.report.methods import SHAPES, methods, ordered
-from craft.bench.report.statistics.sureness import (
-    Resampled,
-    comparison_table,
-    comparisons,
-    intervals,
-)
+from craft.bench.report.resampling import Resampled
 from craft.bench.report.study import tables as study_tables
 from craft.bench.report.study.evidence import Study
 from craft.bench.report.study.premise import Premise, premise_figure, premise_table
 from craft.bench.report.tables import published
 from craft.bench.report.tables.backbones import encoder_table
-from craft.bench.report.tables.cells import cells, detail_table, records_by_table, score_table
+from craft.bench.report.tables.cells import (
+    cells,
+    detail_table,
+    intervals,
+    records_by_table,
+    score_table,
+)
+from craft.bench.report.tables.comparisons import comparison_table, comparisons
 from craft.bench.report.tables.render import Table, csv
 from craft.bench.report.tables.reproduction import reproduction_table
 from craft.bench.report.tables.search import search_table

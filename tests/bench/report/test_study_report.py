@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from craft.bench.report.load import load
-from craft.bench.report.statistics.statistics import (
+from craft.bench.report.statistics import (
     FoldDifference,
     fieller,
     holm,
