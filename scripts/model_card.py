@@ -114,7 +114,7 @@ def stretches(facts: dict[str, Any]) -> str:
 
 def evidence(runs: pd.DataFrame) -> str:
     """A Markdown table: pre-trained and random weights at best and last epoch, beside a constant."""
-    from craft.bench.report.statistics.statistics import FEWEST
+    from craft.bench.report.statistics import FEWEST
     from craft.bench.report.tables.cells import METRIC_NAMES, NAMES, spread
     from craft.bench.report.tables.render import MISSING, percent, signed
 
@@ -147,7 +147,7 @@ def evidence(runs: pd.DataFrame) -> str:
 
 def constant_score(metric: str, labels: np.ndarray) -> float:
     """The best score that one answer for all examples gets: labels (n,)."""
-    from craft.bench.report.statistics.resampled import score
+    from craft.bench.report.resampling import score
 
     once = np.ones((1, len(labels)))
     answers = [np.full((len(labels), 1), answer) for answer in np.unique(labels)]

@@ -1,11 +1,12 @@
 """Methods as configs/method has them: their labels in order, and the fields to count them by."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig, RobertaConfig
 
 TOKENS = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
@@ -26,21 +27,30 @@ def ordered(configs: Path, records: Iterable[Mapping[str, Any]] = ()) -> tuple[s
 
     A record says it of its own method; of those that do not, and of methods without a record, the
     method's file does."""
-    files = (OmegaConf.load(path) for path in (configs / "method").glob("*.yaml"))
     said = (made["provenance"]["config"]["method"] for made in records)
     placed = {
         str(method["label"]): int(method["facts"]["order"])
-        for method in (*files, *said)
+        for method in (*files(configs).values(), *said)
         if "order" in method.get("facts", {})
     }
     return tuple(sorted(placed, key=lambda label: (placed[label], label)))
 
 
-def methods(configs: Path, model: str) -> list[dict[str, Any]]:
-    """Every method's section, with the fields that its recipe for the model fills in (on MNLI)."""
-    names = sorted(path.stem for path in (configs / "method").glob("*.yaml"))
+@cache
+def methods(configs: Path, model: str) -> Mapping[str, Mapping[str, Any]]:
+    """Label -> content of every method's file, with the fields that its recipe for the model fills
+    in (on MNLI)."""
     with initialize_config_dir(str(configs.resolve()), version_base="1.3"):
         composed = [
-            compose("train", [f"method={name}", f"model={model}", "task=mnli"]) for name in names
+            compose("train", [f"method={name}", f"model={model}", "task=mnli"])
+            for name in files(configs)
         ]
-    return [OmegaConf.to_container(cfg.method, resolve=True) for cfg in composed]  # type: ignore[misc]
+    sections = [OmegaConf.to_container(cfg.method, resolve=True) for cfg in composed]
+    return {section["label"]: section for section in sections}  # type: ignore[call-overload, index]
+
+
+@cache
+def files(configs: Path) -> Mapping[str, DictConfig]:
+    """Name -> content of every file of configs/method, in the order of their names."""
+    paths = sorted((configs / "method").glob("*.yaml"))
+    return {path.stem: OmegaConf.load(path) for path in paths}  # type: ignore[misc]

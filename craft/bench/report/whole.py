@@ -8,24 +8,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from craft.bench.report.figures import diagrams, weights
 from craft.bench.report.figures import scores as figures
+from craft.bench.report.figures import weights
 from craft.bench.report.figures.style import Drawn, Looks
 from craft.bench.report.figures.weights import Stacks
 from craft.bench.report.load import SUITES, Records
 from craft.bench.report.methods import SHAPES, methods, ordered
-from craft.bench.report.statistics.sureness import (
-    Resampled,
-    comparison_table,
-    comparisons,
-    intervals,
-)
+from craft.bench.report.resampling import Resampled
 from craft.bench.report.study import tables as study_tables
 from craft.bench.report.study.evidence import Study
 from craft.bench.report.study.premise import Premise, premise_figure, premise_table
 from craft.bench.report.tables import published
 from craft.bench.report.tables.backbones import encoder_table
-from craft.bench.report.tables.cells import cells, detail_table, records_by_table, score_table
+from craft.bench.report.tables.cells import (
+    cells,
+    detail_table,
+    intervals,
+    records_by_table,
+    score_table,
+)
+from craft.bench.report.tables.comparisons import comparison_table, comparisons
 from craft.bench.report.tables.render import Table, csv
 from craft.bench.report.tables.reproduction import reproduction_table
 from craft.bench.report.tables.search import search_table
@@ -36,6 +38,7 @@ from craft.files import read_json, write_json, write_text
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 SCORES, LIST = "scores.csv", "report.json"
 PICTURES = (".pdf", ".png")
+DIAGRAMS = Path(__file__).with_name("figures")  # Figures 2 and 3 as *.svg: no function of records
 DIGITS = 10  # of scores.csv: nothing there is computed
 
 
@@ -56,7 +59,8 @@ class Report:
         """What `write` writes into its folder, pictures too, apart from this list itself."""
         tables = [f"tables/{name}" for table in self.tables for name in table.files()]
         figures = [f"figures/{name}" for drawn in self.drawn for name in drawn.files()]
-        return sorted([*tables, *figures, SCORES])
+        diagrams = [f"figures/{path.name}" for path in DIAGRAMS.glob("*.svg")]
+        return sorted([*tables, *figures, *diagrams, SCORES])
 
     def write(self, folder: Path, pictures: bool = True) -> None:
         """Write tables/, figures/, scores.csv and the list of them; what the list of an earlier
@@ -68,6 +72,8 @@ class Report:
             table.write(folder / "tables")
         for drawn in self.drawn:
             drawn.save(folder / "figures", pictures)
+        for path in DIAGRAMS.glob("*.svg"):
+            write_text(folder / "figures" / path.name, path.read_text(encoding="utf-8"))
         write_text(folder / SCORES, csv(self.scores, DIGITS))
 
 
@@ -84,7 +90,7 @@ def build(
     orders = pd.read_csv(published_folder / "proposition1.csv")
     found, resampled = cells(records.runs), Resampled(records)
     sure = intervals(records.runs, resampled)
-    labels = {m["label"] for m in methods(configs, "roberta_base")} | set(records.runs["method"])
+    labels = {*methods(configs, "roberta_base"), *records.runs["method"]}
     looks = Looks.of(ordered(configs, records.raw.values()), labels | set(table2["method"]))
 
     reproduced = [reproduction_table(table2, records, model) for model in SHAPES]
@@ -92,7 +98,6 @@ def build(
     tables = [*reproduced, related, parameter_table(records, orders, configs), cost_table(records)]
     tables.append(encoder_table(records))
     drawn: list[Drawn | None] = [figures.parameters_against_depth(configs, looks)]
-    drawn += [diagrams.architecture(), diagrams.taxonomy()]
     if models:
         drawn += [weights.pca(models), weights.spectra(models)]
     main: dict[str, list[Table]] = {suite: [] for suite in SUITES}

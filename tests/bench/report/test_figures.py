@@ -11,8 +11,9 @@ from made_records import CONFIGS, make_folder, make_run
 from matplotlib.text import Text
 from safetensors.torch import save_file
 
-from craft.bench.report.figures import diagrams, weights
+from craft.bench.model.counts import expected_parameters
 from craft.bench.report.figures import scores as figures
+from craft.bench.report.figures import weights
 from craft.bench.report.figures.style import Looks
 from craft.bench.report.load import load
 from craft.bench.report.methods import ordered
@@ -57,8 +58,6 @@ def drawn(records, stacks):
         figures.score_against_ranks(records, "mini", "roberta_mini", LOOKS),
         weights.pca([stacks]),
         weights.spectra([stacks], (2, 8, 8)),
-        diagrams.architecture(),
-        diagrams.taxonomy(),
     ]
     return {figure.name: figure for figure in made}
 
@@ -75,6 +74,14 @@ def test_counts_against_depth_are_the_papers(drawn):
         "CRAFT 24×100×100", "LoRA r=8", "PiSSA r=8",
     ]  # fmt: skip
     assert data[(4096, "CRAFT", 96)] == data[(768, "CRAFT", 96)] == 41_152
+
+
+def test_growth_with_depth_is_what_is_counted(drawn):
+    data = drawn["parameters_against_depth"].data.set_index(["width", "method", "depth"])
+    for label in FIRST:
+        method = figures.as_counted(CONFIGS, label)
+        expected = expected_parameters(method, figures._shape(768, 20))
+        assert data.loc[(768, label, 20), "parameters"] == expected, label
 
 
 def test_every_seed_is_a_point(drawn, records):

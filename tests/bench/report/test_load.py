@@ -7,12 +7,13 @@ import pytest
 from made_records import CONFIGS, make_folder, make_run
 
 from craft.bench.report.load import load
-from craft.bench.report.statistics.sureness import Resampled, intervals
+from craft.bench.report.resampling import Resampled
 from craft.bench.report.tables.backbones import encoder_table
 from craft.bench.report.tables.cells import (
     cell_text,
     cells,
     detail_table,
+    intervals,
     mark_notes,
     marks,
     rows,

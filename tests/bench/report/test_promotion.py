@@ -6,7 +6,7 @@ import pytest
 from made_records import CONFIGS, make_run
 
 from craft.bench.report.load import load
-from craft.bench.report.statistics.sureness import Resampled
+from craft.bench.report.resampling import Resampled
 from craft.bench.run import record
 from craft.bench.run.promote import promote
 from craft.errors import InputError

@@ -9,25 +9,24 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from craft.bench.report.load import load
-from craft.bench.report.statistics.resampled import score
-from craft.bench.report.statistics.statistics import (
+from craft.bench.report.resampling import (
     DRAWS,
-    FEWEST,
-    Difference,
+    Resampled,
     bootstrap_scores,
     example_weights,
+    score,
+)
+from craft.bench.report.statistics import (
+    FEWEST,
+    Difference,
     holm,
     interval,
     paired_difference,
     permutation_p,
     verdict,
 )
-from craft.bench.report.statistics.sureness import (
-    Resampled,
-    comparison_table,
-    comparisons,
-    intervals,
-)
+from craft.bench.report.tables.cells import intervals
+from craft.bench.report.tables.comparisons import comparison_table, comparisons
 from craft.errors import InputError
 
 SLOW_TWINS = {
@@ -70,7 +69,7 @@ def test_f1_of_three_classes_is_refused():
 def test_every_bootstrap_sample_has_n_examples_whatever_the_blocks(monkeypatch):
     whole = np.concatenate(list(example_weights(7, 50)))
     assert whole.shape == (50, 7) and (whole.sum(1) == 7).all()
-    monkeypatch.setattr("craft.bench.report.statistics.statistics.CHUNK", 70)
+    monkeypatch.setattr("craft.bench.report.resampling.CHUNK", 70)
     assert len(list(example_weights(7, 50))) == 5
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -409,16 +410,25 @@ def test_markdown_has_headings_and_escapes_bars():
     assert len({line.count(" | ") for line in text.splitlines() if line.startswith("| ")}) == 1
 
 
+def test_the_diagrams_of_the_methods_are_copied_and_checked(report, tmp_path):
+    report.write(tmp_path, pictures=False)
+    for name in ("architecture", "taxonomy"):
+        place = tmp_path / "figures" / f"{name}.svg"
+        assert ElementTree.parse(place).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+        place.write_text(place.read_text().replace("CRAFT", "DRAFT"))
+    assert differing(report, tmp_path) == ["figures/architecture.svg", "figures/taxonomy.svg"]
+
+
 def test_check_sees_every_change_of_text_and_no_other(report, tmp_path):
     report.write(tmp_path, pictures=False)
     assert differing(report, tmp_path) == []
-    (tmp_path / "figures" / "architecture.png").write_bytes(b"another font")
+    (tmp_path / "figures" / "parameters_against_depth.png").write_bytes(b"another font")
     assert differing(report, tmp_path) == []
     table = tmp_path / "tables" / "table2_roberta_base.md"
     table.write_text(table.read_text().replace("88.0", "89.0"))
     (tmp_path / "figures" / "parameters_against_depth.csv").unlink()
     listed = tmp_path / "report.json"
-    listed.write_text(listed.read_text().replace("architecture.pdf", "architecture.svg"))
+    listed.write_text(listed.read_text().replace("architecture.svg", "architecture.pdf"))
     assert differing(report, tmp_path) == [
         "figures/parameters_against_depth.csv",
         "report.json",

@@ -25,8 +25,6 @@ from craft.bench.report.methods import SHAPES, methods, ordered
 from craft.bench.report.tables.cells import METRIC_NAMES, NAMES, Row, rows, tasks_of
 from craft.bench.report.tables.published import EIGHT
 from craft.bench.report.tables.render import span
-from craft.bench.settings.declared import read
-from craft.bench.settings.sections import Method
 
 DEPTHS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96)
 WIDTHS = (768, 1024, 4096)  # RoBERTa-base, RoBERTa-large, and a large language model's
@@ -34,10 +32,7 @@ WIDTHS = (768, 1024, 4096)  # RoBERTa-base, RoBERTa-large, and a large language 
 
 def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
     """Figure 4: trained parameters against depth at fixed ranks, from the methods' closed forms."""
-    known = {m["label"]: m for m in methods(configs, "roberta_base")}
-    chosen = {label: known[label] for label in ordered(configs)}
-    for method in chosen.values():
-        method["peft"] |= method["facts"].get("paper_counts", {})
+    chosen = {label: as_counted(configs, label) for label in ordered(configs)}
     data = []
     with styled():
         figure = canvas(7.2, 3.4)
@@ -45,10 +40,7 @@ def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
         for axis, width in zip(axes, WIDTHS, strict=True):
             drawn: list[list[int]] = []
             for label in chosen:
-                counts = [
-                    expected_parameters(read(Method, chosen[label], label), _shape(width, n))
-                    for n in DEPTHS
-                ]
+                counts = by_depth(chosen[label], width)
                 data += [
                     {"width": width, "method": label, "depth": n, "parameters": c}
                     for n, c in zip(DEPTHS, counts, strict=True)
@@ -68,6 +60,27 @@ def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
         axes[0].set_ylabel("trained parameters besides the head")
         legend_below(figure, axes, columns=4)
     return Drawn("parameters_against_depth", figure, pd.DataFrame(data))
+
+
+def as_counted(configs: Path, label: str) -> dict[str, Any]:
+    """A method with the fields that the paper counts it with."""
+    method = methods(configs, "roberta_base")[label]
+    return {**method, "peft": method["peft"] | method["facts"].get("paper_counts", {})}
+
+
+def by_depth(method: Mapping[str, Any], width: int) -> list[int]:
+    """What a method trains at each of DEPTHS: counted until three in a row lie on a line, from
+    there on that line (CRAFT's r1 is clipped to the depth, so that its line begins at r1)."""
+    counts: list[int] = []
+    for n, depth in enumerate(DEPTHS):
+        if n >= 3:
+            (first, second, third), before = DEPTHS[n - 3 : n], counts[-3:]
+            rise, later = before[1] - before[0], before[2] - before[1]
+            if rise * (third - second) == later * (second - first):
+                counts.append(before[2] + later * (depth - third) // (third - second))
+                continue
+        counts.append(expected_parameters(read(Method, method), _shape(width, depth)))
+    return counts
 
 
 def _size(peft: Mapping[str, Any]) -> str:

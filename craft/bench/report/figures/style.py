@@ -41,7 +41,6 @@ SETTINGS = {
     "lines.markersize": 4,
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
-    "svg.hashsalt": "craft",
 }
 NO_DATE = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},

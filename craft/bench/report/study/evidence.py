@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from craft.bench.report.statistics.statistics import (
+from craft.bench.report.resampling import bootstrap_scores
+from craft.bench.report.statistics import (
     FEWEST,
     LEVEL,
     FoldDifference,
     Share,
-    bootstrap_scores,
     fieller,
     holm,
     p_over_folds_and_examples,

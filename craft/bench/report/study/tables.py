@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from craft.bench.report.figures.style import COLOURS, MARKERS, Drawn, canvas, legend_below, styled
-from craft.bench.report.statistics.statistics import FEWEST
+from craft.bench.report.statistics import FEWEST
 from craft.bench.report.study.evidence import (
     CRAFT,
     HURTS,
@@ -27,7 +27,7 @@ from craft.bench.report.study.evidence import (
 from craft.bench.report.study.plan import HEAD
 from craft.bench.report.study.premise import ALIKE, Premise
 from craft.bench.report.tables.cells import NAMES, spread
-from craft.bench.report.tables.render import MISSING, Table, percent, signed
+from craft.bench.report.tables.render import MISSING, Table, p_text, percent, signed
 
 LABELS = {"craft": "CRAFT", "lora": "LoRA", "head": "head alone", "lora_1": "LoRA, r = 1"}
 LABELS |= {"random_matched": "random factors, HOSVD's norm", "random_core": "random core"}
@@ -331,7 +331,7 @@ def hypotheses_table(study: Study) -> Table:
             [question.id, question.text, f"{found.encoder}: {label(question.arm)}"]
             + [", ".join(NAMES[task] for task in found.tasks), f"{found.n} of {found.planned}"]
             + [_points(found.difference.mean), _span(found.interval()), _span(narrow)]
-            + [_p(sure), _p(beside)]
+            + [p_text(sure), p_text(beside)]
             + [MISSING if found.learnt is None else _points(found.learnt.mean)]
             + [judged.text or MISSING]
         )
@@ -397,10 +397,6 @@ def hypotheses_table(study: Study) -> Table:
             f"{WITHIN}, or the true difference that 80 % of such studies find, in points",
         ],
     )
-
-
-def _p(value: float) -> str:
-    return MISSING if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 # intruders ------------------------------------------------------------------------------------

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from craft.bench.report.load import TASKS, TITLES, Records
+from craft.bench.report.resampling import Resampled
+from craft.bench.report.statistics import FEWEST, interval
 from craft.bench.report.tables.render import MISSING, NO_RECORD, Table, percent, span
 
 
@@ -59,6 +62,18 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
     columns += ["best_epoch", "epochs", "collapsed", "collapsed_last", "known_last"]
     columns += ["dirty", "searched", "n_dev"]
     return pd.DataFrame(found, columns=[*columns, "parameters_adapter", "parameters_head", "seeds"])
+
+
+def intervals(runs: pd.DataFrame, resampled: Resampled) -> pd.DataFrame:
+    """`low` and `high` of every cell's mean; NaN of fewer than FEWEST runs, and where one of them
+    has no predictions."""
+    found = []
+    for key, group in runs.groupby(CELL, sort=False):
+        low = high = float("nan")
+        if len(group) >= FEWEST and all(run in resampled.scores for run in group.index):
+            low, high = interval(np.stack([resampled.scores[run] for run in group.index], axis=1))
+        found.append(dict(zip(CELL, key, strict=True)) | {"low": low, "high": high})
+    return pd.DataFrame(found, columns=[*CELL, "low", "high"])
 
 
 def by_metric(records: Records, task: str, metric: str) -> pd.DataFrame:

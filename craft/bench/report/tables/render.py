@@ -115,6 +115,11 @@ def signed(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None or pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
+def p_text(p: float) -> str:
+    """A p to three digits, `-` where no test was possible."""
+    return MISSING if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def span(values: pd.Series, form: str = "{:,.0f}") -> str:
     """One value, or the least and the largest: what differs between the tasks of a row."""
     values = values.dropna()

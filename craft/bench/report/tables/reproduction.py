@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from craft.bench.report.load import Records
-from craft.bench.report.statistics.statistics import FEWEST
+from craft.bench.report.statistics import FEWEST
 from craft.bench.report.tables.cells import (
     NAMES,
     Row,

@@ -21,7 +21,7 @@ def parameter_table(records: Records, orders: pd.DataFrame, configs: Path) -> Ta
     """Proposition 1 with numbers: each method's closed form at base and large, and runs' counts."""
     runs = records.runs[records.runs["settings"] == ""]
     others = [m for m in dict.fromkeys(runs["model"]) if m not in SHAPES]
-    by_model = {m: {c["label"]: c for c in methods(configs, m)} for m in SHAPES}
+    by_model = {model: methods(configs, model) for model in SHAPES}
     order = orders.set_index("method")["order"]
     body, data = [], []
     for label, chosen in by_model["roberta_base"].items():

@@ -16,42 +16,18 @@ corrected resampled t (Nadeau and Bengio 2003), `FoldDifference`.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from craft.bench.report.statistics.resampled import score
-
-DRAWS = 4000  # the ends of an interval then differ by some hundredths of its width between seeds
 LEVEL = 0.05
 FEWEST = 5  # runs, or pairs of runs, that an interval, a test and a verdict need
 POWER = 0.8
-CHUNK = 4_000_000  # numbers of one block of weights
 
 
-def example_weights(n: int, draws: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
-    """How often each of n examples is drawn in each bootstrap sample: blocks of (b, n)."""
-    generator = np.random.default_rng(seed)
-    block = max(1, CHUNK // n)
-    for start in range(0, draws, block):
-        drawn = generator.integers(n, size=(min(block, draws - start), n))
-        yield np.stack([np.bincount(row, minlength=n) for row in drawn])
-
-
-def bootstrap_scores(
-    metric: str, labels: np.ndarray, predicted: np.ndarray, draws: int = DRAWS, seed: int = 0
-) -> np.ndarray:
-    """The metric on bootstrap samples of the examples: labels (n,), predicted (n, R) -> (draws, R).
-
-    All columns see the same samples, so that differences between them are paired."""
-    blocks = example_weights(len(labels), draws, seed)
-    return np.concatenate([score(metric, labels, predicted, weights) for weights in blocks])
-
-
-def seed_samples(seeds: int, draws: int = DRAWS, seed: int = 1) -> np.ndarray:
+def seed_samples(seeds: int, draws: int, seed: int = 1) -> np.ndarray:
     """Bootstrap samples of the seeds, as indices (draws, seeds)."""
     return np.random.default_rng(seed).integers(seeds, size=(draws, seeds))
 
@@ -61,6 +37,20 @@ def interval(resampled: np.ndarray) -> tuple[float, float]:
     picked = np.take_along_axis(resampled, seed_samples(resampled.shape[1], len(resampled)), axis=1)
     low, high = np.quantile(picked.mean(axis=1), [LEVEL / 2, 1 - LEVEL / 2])
     return float(low), float(high)
+
+
+def p_of_t(mean: float, error: float, freedom: float) -> float:
+    """Two-sided p of a mean of zero, given its standard error above 0 and degrees of freedom."""
+    return float(2 * stats.t.sf(abs(mean) / error, freedom))
+
+
+def detectable(error: float, freedom: float, level: float = LEVEL) -> float:
+    """The true difference that a two-sided t-test finds in 80 % of studies with this spread.
+
+    Infinite of one run, and where no prediction differed: no spread is no certainty."""
+    if not 0 < error < math.inf:
+        return math.inf
+    return float((stats.t.ppf(1 - level / 2, freedom) + stats.t.ppf(POWER, freedom)) * error)
 
 
 @dataclass(frozen=True)
@@ -80,13 +70,8 @@ class Difference:
     p_permutation: float
 
     def smallest_detectable(self, comparisons: int = 1) -> float:
-        """The true difference found in 80 % of cases at the strictest level of so many tests.
-
-        Infinite with one seed, and where no prediction differed: no spread is no certainty."""
-        if not 0 < self.standard_error < np.inf:
-            return float("inf")
-        threshold = stats.t.ppf(1 - LEVEL / (2 * comparisons), self.freedom)
-        return float((threshold + stats.t.ppf(POWER, self.freedom)) * self.standard_error)
+        """`detectable` at the strictest level of so many tests."""
+        return detectable(self.standard_error, self.freedom, LEVEL / comparisons)
 
 
 def paired_difference(
@@ -140,15 +125,11 @@ class FoldDifference:
             return math.nan
         if self.standard_error == 0.0:
             return 1.0 if self.mean == 0.0 else 0.0
-        return float(2 * stats.t.sf(abs(self.mean) / self.standard_error, self.freedom))
+        return p_of_t(self.mean, self.standard_error, self.freedom)
 
     def smallest_detectable(self) -> float:
-        """The true difference that a two-sided test finds in 80 % of studies with this spread;
-        infinite where no spread is known."""
-        if not 0 < self.standard_error < math.inf:
-            return math.inf
-        threshold = stats.t.ppf(1 - LEVEL / 2, self.freedom)
-        return float((threshold + stats.t.ppf(POWER, self.freedom)) * self.standard_error)
+        """`detectable` with this spread."""
+        return detectable(self.standard_error, self.freedom)
 
     def power_within(self, margin: float) -> float:
         """How probably a true difference of zero is called no worse than -margin (one-sided at 5 %)
@@ -207,8 +188,8 @@ def _over_seeds_and_examples(difference: np.ndarray, examples: float) -> tuple[f
         return 0.0, seeds - 1.0, 1.0
     # the variance over examples rests on so many that its own freedom has no bound here
     freedom = (seeds - 1) * (total / spread) ** 2 if spread > 0 else np.inf
-    p = float(2 * stats.t.sf(abs(float(difference.mean())) / np.sqrt(total), freedom))
-    return float(np.sqrt(total)), freedom, p
+    error = math.sqrt(total)
+    return error, freedom, p_of_t(float(difference.mean()), error, freedom)
 
 
 def permutation_p(difference: np.ndarray) -> float:

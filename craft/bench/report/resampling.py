@@ -1,8 +1,74 @@
-"""Saved dev predictions of runs, and every GLUE metric on resampled examples at once."""
+"""Dev examples drawn anew: every GLUE metric on bootstrap samples of saved predictions at once."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from craft.bench.report.load import Records
+from craft.bench.run.predictions import Dev, read_predictions
 from craft.errors import InputError
+
+DRAWS = 4000  # the ends of an interval then differ by some hundredths of its width between seeds
+CHUNK = 4_000_000  # numbers of one block of weights
+
+
+class Resampled:
+    """Every run's headline metric on bootstrap samples of its dev examples, by id.
+
+    Runs of a suite's task that have the same dev examples share the samples, so that they are
+    paired."""
+
+    def __init__(self, records: Records) -> None:
+        self.scores: dict[str, np.ndarray] = {}
+        self.example_set: dict[str, tuple[str, int]] = {}
+        self.problems: list[str] = []
+        for _, group in records.runs.groupby(["suite", "task"], sort=False):
+            self._add(records, group)
+
+    def _add(self, records: Records, group: pd.DataFrame) -> None:
+        sets: list[tuple[Dev, list[str], list[np.ndarray]]] = []
+        for run, path in group["path"].items():
+            try:
+                found = read_predictions(Path(path), records.raw[str(run)])
+            except InputError as error:
+                self.problems.append(str(error))
+                continue
+            if found is None:
+                continue
+            dev, predicted = found
+            known = next((s for s in sets if s[0] == dev), None)
+            if known is None:
+                known = (dev, [], [])
+                sets.append(known)
+            known[1].append(str(run))
+            known[2].append(predicted)
+        for number, (dev, ids, predictions) in enumerate(sets):
+            metric = group["headline"].iloc[0]
+            columns = bootstrap_scores(metric, dev.labels, np.stack(predictions, axis=1))
+            for column, run in enumerate(ids):
+                self.scores[run] = columns[:, column]
+                self.example_set[run] = (group["task"].iloc[0], number)
+
+
+def example_weights(n: int, draws: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each of n examples is drawn in each bootstrap sample: blocks of (b, n)."""
+    generator = np.random.default_rng(seed)
+    block = max(1, CHUNK // n)
+    for start in range(0, draws, block):
+        drawn = generator.integers(n, size=(min(block, draws - start), n))
+        yield np.stack([np.bincount(row, minlength=n) for row in drawn])
+
+
+def bootstrap_scores(
+    metric: str, labels: np.ndarray, predicted: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> np.ndarray:
+    """The metric on bootstrap samples of the examples: labels (n,), predicted (n, R) -> (draws, R).
+
+    All columns see the same samples, so that differences between them are paired."""
+    blocks = example_weights(len(labels), draws, seed)
+    return np.concatenate([score(metric, labels, predicted, weights) for weights in blocks])
 
 
 def score(

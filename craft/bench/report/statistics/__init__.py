@@ -1,1 +1,0 @@
-"""How sure a score or a difference is."""
