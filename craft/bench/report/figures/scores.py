@@ -25,6 +25,8 @@ from craft.bench.report.methods import SHAPES, methods, ordered
 from craft.bench.report.tables.cells import METRIC_NAMES, NAMES, Row, rows, tasks_of
 from craft.bench.report.tables.published import EIGHT
 from craft.bench.report.tables.render import span
+from craft.bench.settings.declared import read
+from craft.bench.settings.sections import Method
 
 DEPTHS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96)
 WIDTHS = (768, 1024, 4096)  # RoBERTa-base, RoBERTa-large, and a large language model's
