@@ -10,8 +10,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from test_relatives import CONFIGS, adapter_parameters
 from tiny_models import RANKS, gpt2, llama, outputs, roberta, some_steps, t5
+from tiny_tuners import CONFIGS, adapter_parameters
 
 from craft import CraftConfig
 from craft.errors import InputError

@@ -23,7 +23,8 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from craft.bench.run.execute import run
+from craft.bench.run.run import run
+from craft.bench.settings.declared import read
 from craft.bench.settings.resolve import check
 from craft.bench.settings.sections import RunConfig, Task
 
@@ -92,7 +93,7 @@ def save_other(folder: Path, kind: str) -> Path:
 @functools.cache
 def task_of(name: str) -> Task:
     facts = OmegaConf.to_container(OmegaConf.load(CONFIGS / "task" / f"{name}.yaml"))
-    return Task.from_config(facts)  # type: ignore[arg-type]
+    return read(Task, facts, f"task {name}")  # type: ignore[arg-type]
 
 
 def sentence(dice: random.Random, word: str) -> str:
@@ -205,3 +206,12 @@ class Bench:
 
     def elsewhere(self, name: str) -> "Bench":
         return Bench(self.model, self.glue, self.outputs.with_name(name))
+
+
+METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+
+
+def method_of(name):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        overrides = [f"method={name}", "model=roberta_mini", "data=mini", "train.device=cpu"]
+        return check(hydra.compose("train", overrides=overrides)).method

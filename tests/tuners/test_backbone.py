@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
-from test_relatives import CONFIGS
 from tiny_models import Stack, attach, excite, llama, outputs, roberta, some_steps
+from tiny_tuners import CONFIGS
 from torch import nn
 
 import craft.tucker

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from test_relatives import attach, excite
 from tiny_models import IDS, RANKS, llama, outputs, roberta, trained
+from tiny_tuners import attach, excite
 from torch import distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy

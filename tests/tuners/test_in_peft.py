@@ -12,8 +12,8 @@ from peft import (
     get_peft_model_state_dict,
     inject_adapter_in_model,
 )
-from test_relatives import CONFIGS, adapter_parameters, attach, excite
 from tiny_models import IDS, RANKS, gpt2, llama, outputs, roberta, some_steps
+from tiny_tuners import CONFIGS, adapter_parameters, attach, excite
 from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 

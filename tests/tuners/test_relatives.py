@@ -2,7 +2,6 @@
 
 import copy
 import re
-from collections.abc import Callable
 
 import pytest
 import tensorly
@@ -19,34 +18,17 @@ from tiny_models import (
     roberta,
     some_steps,
 )
+from tiny_tuners import CONFIGS, adapter_parameters, attach, excite
 from torch import nn
 from torch.func import functional_call
 from transformers import BertConfig, BertForSequenceClassification
 
-from craft import BitFitConfig, BottleneckConfig, BottleneckModel, LoraXsConfig, LotrConfig
+from craft import BottleneckConfig, BottleneckModel, LoraXsConfig, LotrConfig
 from craft.errors import InputError
 from craft.tuners import SuperLoraConfig
 from craft.tuners.lora_xs import truncated_svd
 
 FOUR = ["query", "value", "attention.output.dense", "output.dense"]
-CONFIGS: dict[str, Callable] = {
-    "lotr": lambda **f: LotrConfig(**{"r": 3, "alpha": 2.0, "task_type": "SEQ_CLS", **f}),
-    "lotr_projection": lambda **f: CONFIGS["lotr"](share="projection", **f),
-    "lora_xs": lambda **f: LoraXsConfig(
-        **{"r": 3, "task_type": "SEQ_CLS", "target_modules": ["query", "value"], **f}
-    ),
-    "lora_xs_four": lambda **f: CONFIGS["lora_xs"](target_modules=None, **f),
-    "superlora": lambda r=3, **f: SuperLoraConfig(
-        **{"ranks": (2, r, 4), "alpha": 2.0, "task_type": "SEQ_CLS", **f}
-    ),
-    "superlora_lora": lambda **f: SuperLoraConfig(
-        **{"r": 3, "form": "lora", "task_type": "SEQ_CLS", **f}
-    ),
-    "houlsby": lambda **f: BottleneckConfig(**{"bottleneck": 5, "task_type": "SEQ_CLS", **f}),
-    "pfeiffer": lambda **f: CONFIGS["houlsby"](placement="pfeiffer", activation="relu", **f),
-    "drop": lambda **f: CONFIGS["pfeiffer"](skip_layers=2, **f),
-    "bitfit": lambda **f: BitFitConfig(**{"task_type": "SEQ_CLS", **f}),
-}
 MERGEABLE = [name for name in CONFIGS if name not in ("houlsby", "pfeiffer", "drop")]
 
 
@@ -70,30 +52,6 @@ def bert(seed=0, **changes):
 MODELS = {"roberta": roberta, "bert": bert}
 every_model = pytest.mark.parametrize("model", MODELS)
 every_tuner = pytest.mark.parametrize("name", [*CONFIGS])
-
-
-def attach(model, name, adapter="default", **fields) -> PeftModel:
-    torch.manual_seed(2)
-    return get_peft_model(model, CONFIGS[name](**fields), adapter)
-
-
-def adapter_parameters(model, adapter="default"):
-    """Parameters of an adapter outside the head, by name."""
-    return {
-        name: parameter
-        for name, parameter in parameters_as_saved(model).items()
-        if f".{adapter}" in name and "modules_to_save" not in name
-    }
-
-
-@torch.no_grad()
-def excite(model, adapter="default", scale=0.3):
-    """Give an adapter an update that shows, as if it had been trained."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in adapter_parameters(model, adapter).values():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.add_(scale * noise.to(parameter.dtype))
-    return model
 
 
 # ---- oracles: the formula in float64, on the plain model

@@ -5,91 +5,28 @@
 # pandas is typed as if every row, column or cell might be any of the three.
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
 
 from craft.bench.settings.declared import ALWAYS, Effect
-from craft.bench.settings.resolve import OF_RECIPE, flatten, recipe_row
 from craft.bench.settings.sections import declaration
+from craft.errors import InputError
 
 NEW_DRAWS = ("method.peft.decomposition_seed",)  # of a method, beside the seed
 PAIR = ["seed", "fold"]  # what one run of a cell differs by from the next, and pairs with another's
-UNKNOWN = object()
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What configs/method, configs/recipe and configs/train say, for any method, model and task."""
+def settings_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings by which a run differs from method file, recipe and train/default.yaml, as its
+    record says; of a run of the study, whose records of schema 1 do not say, its cell.
 
-    configs: Path
-
-    def of(self, label: str, model: str, task: str) -> dict[str, Any]:
-        """Dotted `method.peft.*` and `train.*` keys; UNKNOWN where the recipe leaves a value
-        open."""
-        return _defaults(self.configs, _labels(self.configs).get(label), model, task)
-
-
-@cache
-def ordered(configs: Path) -> tuple[str, ...]:
-    """Labels of the methods whose `facts` give them an order, the reference of comparisons first;
-    tables and figures have the others after them, by name."""
-    facts = [OmegaConf.load(path) for path in sorted((configs / "method").glob("*.yaml"))]
-    placed = [(int(m["facts"]["order"]), str(m["label"])) for m in facts if "order" in m["facts"]]
-    return tuple(label for _, label in sorted(placed))
-
-
-@cache
-def _labels(configs: Path) -> dict[str, str]:
-    """Label of a method -> name of its file."""
-    paths = sorted((configs / "method").glob("*.yaml"))
-    return {str(OmegaConf.load(path)["label"]): path.stem for path in paths}
-
-
-@cache
-def _composed(configs: Path, method: str | None, recipe: str) -> DictConfig:
-    chosen = [f"method={method}"] if method is not None else []
-    with initialize_config_dir(str(configs.resolve()), version_base="1.3"):
-        return compose("train", [*chosen, f"recipe={recipe}"])
-
-
-@cache
-def _defaults(configs: Path, method: str | None, model: str, task: str) -> dict[str, Any]:
-    own = f"{method}/{model}"
-    recipe = own if (configs / "recipe" / f"{own}.yaml").is_file() else "local"
-    cfg = _composed(configs, method, recipe)
-    raw: Any = OmegaConf.to_container(cfg, resolve=False)
-    sections, row = {"train": raw["train"]}, {}
-    if method is not None:
-        sections["method"] = {"peft": raw["method"]["peft"]}
-        row = recipe_row(cfg.recipe, task)
-    found = {}
-    for key, value in flatten(sections):
-        of_recipe = OF_RECIPE.fullmatch(str(value))
-        found[key] = row.get(of_recipe[1], UNKNOWN) if of_recipe else value
-    return found
-
-
-def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    """The `method.peft.*` and `train.*` values of a resolved config that its default states
-    otherwise, what was made of its model (random weights, a vertical backbone), and that it was
-    scored on a part of train or on folds."""
-    made = {k: config["model"][k] for k in ("random", "vertical") if k in config["model"]}
-    chosen = {"method": {"peft": config["method"]["peft"]}, "train": config["train"], "model": made}
-    chosen |= {key: config[key] for key in ("selection", "fold") if key in config}
-    differing = {}
-    for key, value in flatten(chosen):
-        known = default.get(key, UNKNOWN if key.startswith("train.") else neutral(key))
-        if not is_setting(key) or known is UNKNOWN:
-            continue
-        if value != known:
-            differing[key] = value
-    return differing
+    InputError where another record of schema 1 has not been brought up to say so."""
+    if "differs" in provenance:
+        return {key: value for key, value in provenance["differs"].items() if is_setting(key)}
+    if cell := provenance["config"].get("cell"):
+        return {"cell": cell}
+    raise InputError("does not say what it differs in: python scripts/upgrade_records.py FOLDER")
 
 
 def is_setting(key: str) -> bool:

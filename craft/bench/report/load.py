@@ -6,8 +6,10 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,12 @@ import pandas as pd
 from craft.bench.glue.metrics import collapsed
 from craft.bench.report.differences import (
     PAIR,
-    Defaults,
     apart,
     describe,
-    differences,
     fold_of,
-    ordered,
+    settings_of,
 )
+from craft.bench.report.methods import ordered
 from craft.bench.report.tables.search import (
     COLUMNS,
     fixed,
@@ -35,7 +36,7 @@ from craft.bench.report.tables.search import (
 from craft.bench.run import record
 from craft.bench.run.identity import KNOWN
 from craft.bench.run.predictions import read_predictions
-from craft.bench.settings.resolve import flatten
+from craft.bench.settings.declared import flatten
 from craft.errors import InputError
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")  # as in Table 2
@@ -45,48 +46,6 @@ TITLES = {
     "small": "GLUE, small encoder",
     "mini": "mini-GLUE (synthetic, not GLUE)",
 }
-RUN_COLUMNS = (
-    "id",
-    "name",
-    "suite",
-    "model",
-    "task",
-    "method",
-    "settings",
-    "seed",
-    "fold",
-    "start_from",
-    "headline",
-    "best",
-    "last",
-    "best_epoch",
-    "epochs",
-    "collapsed",
-    "collapsed_last",
-    "n_train",
-    "n_dev",
-    "parameters_adapter",
-    "parameters_head",
-    "parameters_backbone",
-    "effective_ranks",
-    "attach_seconds",
-    "train_seconds",
-    "eval_seconds",
-    "steps_per_second",
-    "tokens_per_second",
-    "peak_host_megabytes",
-    "peak_gpu_megabytes",
-    "adapter_bytes",
-    "seconds",
-    "searched",
-    "search_seconds",
-    "precision",
-    "device",
-    "hardware",
-    "dirty",
-    "path",
-)
-
 IDENTITY = ("protocol", "model.digest", "data.digest")  # what tells rows apart besides settings
 UNSUCCESSFUL_COLUMNS = ["name", "suite", "model", "task", "method", "status", "error", "seconds"]
 
@@ -130,24 +89,26 @@ def load(
 
     A search's runs are those whose config says so, and all in the folders `searches`; `unrecorded`
     is a file of searches without a run on record."""
-    defaults = Defaults(configs)
     rows, scores, history, unsuccessful, left_out = {}, [], [], [], []
     raw: dict[str, dict[str, Any]] = {}
     searched: dict[str, dict[str, Any]] = {}
-    found = [(*one, False) for one in _sound_records(folders, left_out)]
-    found += [(*one, True) for one in _sound_records(searches, left_out)]
+    found = [(*one, False) for folder in folders for one in sound_records(folder, left_out)]
+    found += [(*one, True) for folder in searches for one in sound_records(folder, left_out)]
     for path, made, of_a_search in found:
         try:
             if of_a_search or made["provenance"]["config"].get("search"):
                 if made["id"] not in rows:
-                    searched[made["id"]] = _searched(made, defaults)
+                    searched[made["id"]] = _searched(made)
                 continue
             if made["status"] != "ok":
                 unsuccessful.append(_unsuccessful(made))
                 continue
-            run = _run(path, made, defaults)
+            run = _run(path, made)
             metrics = _metrics(made)
             curve = _history(made)
+        except InputError as error:
+            left_out.append(f"{path}: {error}")
+            continue
         except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             left_out.append(f"{path}: lacks what a report needs ({type(error).__name__}: {error})")
             continue
@@ -165,7 +126,7 @@ def load(
         run |= what_it_took(run, searched.values(), said)
     name_models(list(searched.values()), rows.values())
     runs = pd.DataFrame(rows.values(), columns=[*RUN_COLUMNS, "settings_by_key", "sha256"])
-    reference = ordered(configs)[0]
+    reference = ordered(configs, raw.values())[0]
     runs = _name_rows(runs.set_index("id", drop=False), raw, reference)
     return Records(
         runs=runs,
@@ -181,15 +142,14 @@ def load(
     )
 
 
-def _sound_records(
-    folders: Iterable[Path], left_out: list[str]
-) -> Iterable[tuple[Path, dict[str, Any]]]:
-    for folder in folders:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            found = list(record.read_all(folder))
-        left_out += [str(w.message).removeprefix("left out: ") for w in caught]
-        yield from found
+def sound_records(folder: Path, left_out: list[str]) -> list[tuple[Path, dict[str, Any]]]:
+    """Path and record of every sound record under a folder; a line on each other is added to
+    `left_out`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = list(record.read_all(folder))
+    left_out += [str(w.message).removeprefix("left out: ") for w in caught]
+    return found
 
 
 def suite_of(provenance: Mapping[str, Any]) -> str:
@@ -210,82 +170,116 @@ def model_of(provenance: Mapping[str, Any]) -> str:
     return known.name if known else f"local-{model['digest'][:8]}"
 
 
-def _run(path: Path, made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
-    result, provenance = made["result"], made["provenance"]
-    config, score, parameters = provenance["config"], result["score"], result["parameters"]
-    task, label, cost = config["task"], config["method"]["label"], provenance["cost"]
-    hardware = provenance["environment"]["hardware"]
-    examples = provenance["data"]["examples"]
-    default = defaults.of(label, provenance["model"]["name"], task["name"])
-    differing = differences(config, default)
-    if lacking := [key for key in IDENTITY if key not in result["config"]]:
+def _run(path: Path, made: dict[str, Any]) -> dict[str, Any]:
+    if lacking := [key for key in IDENTITY if key not in made["result"]["config"]]:
         raise KeyError(lacking[0])
-    return {
-        "id": made["id"],
-        "name": provenance["name"],
-        "suite": suite_of(provenance),
-        "model": model_of(provenance),
-        "task": task["name"],
-        "method": label,
+    facts = {**made, "path": str(path)}
+    differing = settings_of(made["provenance"])
+    row = {
+        name: at(facts, source) if isinstance(source, str) else source(facts)
+        for name, source in RUN_COLUMNS.items()
+    }
+    return row | {
         "settings_by_key": differing,
-        "fixed": fixed(config, differing),
-        "digest": provenance["model"]["digest"],
-        "seed": config["seed"],
-        "fold": fold_of(config),
-        "start_from": config["start_from"] or "",
-        "headline": score["headline"],
-        "best": float(score["best"][score["headline"]]),
-        "last": float(score["last"][score["headline"]]),
-        "best_epoch": score["best_epoch"],
-        "epochs": len(result["history"]),
-        "collapsed": bool(score["collapsed"]),
-        "collapsed_last": _collapsed_last(path, made),
-        "n_train": examples["train"],
-        "n_dev": sum(examples[split] for split in task["dev"]),
-        "parameters_adapter": parameters["adapter"],
-        "parameters_head": parameters["head"],
-        # peft keeps the untrained head beside the trained one, so the total holds two
-        "parameters_backbone": parameters["total"] - parameters["adapter"] - 2 * parameters["head"],
-        "effective_ranks": json.dumps(parameters["effective_ranks"])
-        if parameters["effective_ranks"]
-        else "",
-        "attach_seconds": cost["attach_seconds"],
-        "train_seconds": cost["train_seconds"],
-        "eval_seconds": cost["eval_seconds"],
-        "steps_per_second": cost["steps_per_second"],
-        "tokens_per_second": cost["tokens_per_second"],
-        "peak_host_megabytes": cost["peak_megabytes"]["host"],
-        "peak_gpu_megabytes": cost["peak_megabytes"]["gpu"],
-        "adapter_bytes": cost["adapter_bytes"],
-        "seconds": provenance["seconds"],  # all attempts, loading and evaluation included
-        "precision": config["train"]["precision"],
-        "device": config["train"]["device"],
-        "hardware": hardware["gpu"] or hardware["cpu"],
-        "dirty": provenance["environment"]["dirty"] is not False,
-        "path": str(path),
+        "fixed": fixed(made["provenance"]["config"], differing),
+        "digest": made["provenance"]["model"]["digest"],
     }
 
 
-def _collapsed_last(path: Path, made: dict[str, Any]) -> bool | None:
+def at(made: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of a record; KeyError where it is not there."""
+    return reduce(getitem, path.split("."), made)
+
+
+def _headline(made: Mapping[str, Any], epoch: str) -> float:
+    score = made["result"]["score"]
+    return float(score[epoch][score["headline"]])
+
+
+def _collapsed_last(made: dict[str, Any]) -> bool | None:
     """As the record says it; from the predictions of a record that does not; None without them."""
     if "collapsed_last" in made["result"]["score"]:
         return bool(made["result"]["score"]["collapsed_last"])
     try:
-        found = read_predictions(path, made, "last")
+        found = read_predictions(Path(made["path"]), made, "last")
     except InputError:
-        return None  # `sureness.Resampled` names what is wrong with them
-    regression = not made["provenance"]["config"]["task"]["labels"]
+        return None  # `Resampled` names what is wrong with them
+    regression = not at(made, "provenance.config.task.labels")
     return None if found is None else collapsed(found[1], regression)
 
 
-def _searched(made: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+def _examples_of_dev(made: Mapping[str, Any]) -> int:
+    examples = at(made, "provenance.data.examples")
+    return sum(examples[split] for split in at(made, "provenance.config.task.dev"))
+
+
+def _backbone(made: Mapping[str, Any]) -> int:
+    """peft keeps the untrained head beside the trained one, so that the total holds two."""
+    parameters = made["result"]["parameters"]
+    return parameters["total"] - parameters["adapter"] - 2 * parameters["head"]
+
+
+def _effective_ranks(made: Mapping[str, Any]) -> str:
+    ranks = at(made, "result.parameters.effective_ranks")
+    return json.dumps(ranks) if ranks else ""
+
+
+def _hardware(made: Mapping[str, Any]) -> str:
+    hardware = at(made, "provenance.environment.hardware")
+    return hardware["gpu"] or hardware["cpu"]
+
+
+# Column of `Records.runs` -> its dotted path in a record (and `path`, its own), or its function.
+RUN_COLUMNS: dict[str, str | Callable[[dict[str, Any]], Any]] = {
+    "id": "id",
+    "name": "provenance.name",
+    "suite": lambda made: suite_of(made["provenance"]),
+    "model": lambda made: model_of(made["provenance"]),
+    "task": "provenance.config.task.name",
+    "method": "provenance.config.method.label",
+    "settings": lambda made: describe(settings_of(made["provenance"])),
+    "seed": "provenance.config.seed",
+    "fold": lambda made: fold_of(made["provenance"]["config"]),
+    "start_from": lambda made: at(made, "provenance.config.start_from") or "",
+    "headline": "result.score.headline",
+    "best": lambda made: _headline(made, "best"),
+    "last": lambda made: _headline(made, "last"),
+    "best_epoch": "result.score.best_epoch",
+    "epochs": lambda made: len(made["result"]["history"]),
+    "collapsed": lambda made: bool(at(made, "result.score.collapsed")),
+    "collapsed_last": _collapsed_last,
+    "n_train": "provenance.data.examples.train",
+    "n_dev": _examples_of_dev,
+    "parameters_adapter": "result.parameters.adapter",
+    "parameters_head": "result.parameters.head",
+    "parameters_backbone": _backbone,
+    "effective_ranks": _effective_ranks,
+    "attach_seconds": "provenance.cost.attach_seconds",
+    "train_seconds": "provenance.cost.train_seconds",
+    "eval_seconds": "provenance.cost.eval_seconds",
+    "steps_per_second": "provenance.cost.steps_per_second",
+    "tokens_per_second": "provenance.cost.tokens_per_second",
+    "peak_host_megabytes": "provenance.cost.peak_megabytes.host",
+    "peak_gpu_megabytes": "provenance.cost.peak_megabytes.gpu",
+    "adapter_bytes": "provenance.cost.adapter_bytes",
+    "seconds": "provenance.seconds",  # all attempts, loading and evaluation included
+    "searched": lambda made: "",  # filled in when the searches are known
+    "search_seconds": lambda made: 0.0,
+    "precision": "provenance.config.train.precision",
+    "device": "provenance.config.train.device",
+    "hardware": _hardware,
+    "dirty": lambda made: at(made, "provenance.environment.dirty") is not False,
+    "path": "path",
+}
+
+
+def _searched(made: dict[str, Any]) -> dict[str, Any]:
     provenance = made["provenance"]
     config = provenance["config"]
     cell = {"suite": suite_of(provenance), "model": model_of(provenance)}
     cell |= {"digest": provenance["model"]["digest"]}
     cell |= {"task": config["task"]["name"], "method": config["method"]["label"]}
-    default = defaults.of(cell["method"], provenance["model"]["name"], cell["task"])
-    return search_row(made, cell, differences(config, default))
+    return search_row(made, cell, settings_of(provenance))
 
 
 def _metrics(made: dict[str, Any]) -> list[dict[str, Any]]:

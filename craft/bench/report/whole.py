@@ -8,27 +8,28 @@ from pathlib import Path
 
 import pandas as pd
 
-from craft.bench.report.differences import ordered
 from craft.bench.report.figures import diagrams, weights
 from craft.bench.report.figures import scores as figures
 from craft.bench.report.figures.style import Drawn, Looks
 from craft.bench.report.figures.weights import Stacks
 from craft.bench.report.load import SUITES, Records
+from craft.bench.report.methods import SHAPES, methods, ordered
 from craft.bench.report.statistics.sureness import (
     Resampled,
     comparison_table,
     comparisons,
     intervals,
 )
+from craft.bench.report.study import tables as study_tables
 from craft.bench.report.study.evidence import Study
 from craft.bench.report.study.premise import Premise, premise_figure, premise_table
 from craft.bench.report.tables import published
-from craft.bench.report.tables.cells import cells, detail_table, records_by_table, score_table
 from craft.bench.report.tables.backbones import encoder_table
+from craft.bench.report.tables.cells import cells, detail_table, records_by_table, score_table
 from craft.bench.report.tables.render import Table, csv
 from craft.bench.report.tables.reproduction import reproduction_table
 from craft.bench.report.tables.search import search_table
-from craft.bench.report.tables.sizes import SHAPES, cost_table, methods, parameter_table
+from craft.bench.report.tables.sizes import cost_table, parameter_table
 from craft.errors import InputError
 from craft.files import read_json, write_json, write_text
 
@@ -84,7 +85,7 @@ def build(
     found, resampled = cells(records.runs), Resampled(records)
     sure = intervals(records.runs, resampled)
     labels = {m["label"] for m in methods(configs, "roberta_base")} | set(records.runs["method"])
-    looks = Looks.of(ordered(configs), labels | set(table2["method"]))
+    looks = Looks.of(ordered(configs, records.raw.values()), labels | set(table2["method"]))
 
     reproduced = [reproduction_table(table2, records, model) for model in SHAPES]
     related = published.related_table(published.read(published_folder, "related"))
@@ -116,12 +117,12 @@ def build(
         drawn.append(premise_figure(premise))
     blocks = {}
     if study is not None:
-        tables += tables.tables(study, reproduced)
-        front = tables.pareto(study)
+        tables += study_tables.tables(study, reproduced)
+        front = study_tables.pareto(study)
         drawn.append(front)
         shown = [t for t in tables if t.name in ("study_claims", "study_headline")]
-        blocks["README.md"] = tables.readme_block(study, tables, front, premise)
-        blocks["STUDY.md"] = tables.what_came_out(study, tables)
+        blocks["README.md"] = study_tables.readme_block(study, tables, front, premise)
+        blocks["STUDY.md"] = study_tables.what_came_out(study, tables)
     return Report(
         tables=tables,
         drawn=[d for d in drawn if d is not None],

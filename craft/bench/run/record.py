@@ -13,7 +13,8 @@ from craft.bench.run.provenance import anonymous
 from craft.errors import InputError
 from craft.files import sha256, write_json
 
-SCHEMA = 1  # layout of the file
+SCHEMA = 2  # layout of the file; 1 does not say its experiment, its row and what it differs in
+READ = (1, SCHEMA)
 FIELDS = {"schema", "protocol", "id", "status", "error", "result_sha256", "result", "provenance"}
 
 
@@ -64,8 +65,9 @@ def read(path: Path) -> dict[str, Any]:
         schema, result = record["schema"], record["result"]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"{path}: not a run record ({type(error).__name__})") from error
-    if schema != SCHEMA:
-        raise InputError(f"{path}: schema {schema!r} instead of {SCHEMA}")
+    if schema not in READ:
+        allowed = " or ".join(map(str, READ))
+        raise InputError(f"{path}: schema {schema!r} instead of {allowed}")
     if record.keys() - {"sha256"} != FIELDS:  # records of the first commits had no such checksum
         raise InputError(f"{path}: not a run record (it has the fields {', '.join(record)})")
     try:

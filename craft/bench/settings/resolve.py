@@ -2,30 +2,15 @@
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
-from pathlib import Path
-from typing import Any, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from craft.bench.settings import declared
-from craft.bench.settings.declared import (
-    one_of,
-    whole,
-)
-from craft.bench.settings.sections import (
-    DECLARED,
-    UNTRAINED,
-    Fold,
-    Model,
-    RunConfig,
-    Task,
-    TrainSettings,
-    Vertical,
-)
+from craft.bench.settings.declared import flatten, one_of, plain, read, whole
+from craft.bench.settings.sections import DECLARED, UNTRAINED, RunConfig
 from craft.errors import InputError, first_line
 
 OF_RECIPE = re.compile(r"\$\{\.*recipe\.\$\{task\.name\}\.(\w+)\}")
@@ -37,77 +22,42 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
     `cuda` says whether the machine that the run is for has a CUDA device; None: it is this one.
     InputError names the first value that is missing or impossible, and what would be allowed."""
     values = _resolve(cfg)
-    floats = {n for n, t in get_type_hints(TrainSettings).items() if t in (float, float | None)}
-    train = {  # 1 and 1.0 are one value
-        k: float(v) if k in floats and type(v) is int else v for k, v in values["train"].items()
-    }
-    if odd := set(train) ^ {f.name for f in fields(TrainSettings)}:
-        raise InputError(f"train: keys {sorted(odd)} are unknown or missing")
     available = torch.cuda.is_available() if cuda is None else cuda
-    if train["device"] == "auto":
-        train["device"] = "cuda" if available else "cpu"
-    elif train["device"] == "cuda" and not available:
+    device = values["train"].get("device")
+    if device == "auto":
+        values["train"]["device"] = "cuda" if available else "cpu"
+    elif device == "cuda" and not available:
         raise InputError("train.device=cuda, but torch sees no CUDA device; take auto or cpu")
-    task = Task.from_config(values["task"])
-    for key, one in DECLARED.items():
-        if "." not in key and one.check is not None:
-            one.check(key, values[key])
-    fold = _fold(values)
-    if values["start_from"] is not None:
-        one_of("mrpc", "rte", "stsb")("task (with start_from=mnli)", task.name)
-    vertical = Vertical(**{f.name: values["model"]["vertical"][f.name] for f in fields(Vertical)})
-    declared.check(Model(values["model"]["random"], vertical), "model.")
-    declared.check(vertical, "model.vertical.")
-    if vertical.rank is not None and values["method"].get("train_backbone"):
+    config = read(RunConfig, values)
+    _check_fold(config)
+    if config.start_from is not None:
+        one_of("mrpc", "rte", "stsb")("task (with start_from=mnli)", config.task.name)
+    rank = config.model.vertical.rank
+    if rank is not None and config.method.train_backbone:
         raise InputError(
-            f"model.vertical.rank={vertical.rank}: {values['method']['label']} trains the "
-            "backbone's own weights, which would be increments no longer; take an adapter"
+            f"model.vertical.rank={rank}: {config.method.label} trains the backbone's own weights, "
+            "which would be increments no longer; take an adapter"
         )
-    adapter = None if values["adapter"] is None else Path(values["adapter"])
-    if values["mode"] != "train" and adapter is None:
-        raise InputError(
-            f"mode={values['mode']} needs adapter=FOLDER, e.g. outputs/runs/<run>/best"
-        )
+    adapter = config.adapter
+    if config.mode != "train" and adapter is None:
+        raise InputError(f"mode={config.mode} needs adapter=FOLDER, e.g. outputs/runs/<run>/best")
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise InputError(f"adapter: {adapter} holds no adapter_config.json")
-    values["train"] = train
-    return RunConfig(
-        mode=values["mode"],
-        row_id=values["row_id"],
-        cell=values["cell"],
-        seed=values["seed"],
-        selection=values["selection"],
-        fold=fold,
-        search=values["search"],
-        start_from=values["start_from"],
-        adapter=adapter,
-        predict=values["predict"],
-        outputs=Path(values["outputs"]),
-        store=None if values["store"] is None else Path(values["store"]),
-        lease_seconds=float(values["lease_seconds"]),
-        task=task,
-        train=TrainSettings(**train),
-        model=values["model"],
-        data=values["data"],
-        method=values["method"],
-        logger=values["logger"],
-        recipe=values["recipe"]["source"],
-        resolved=values,
-    )
+    return config
 
 
-def _fold(values: Mapping[str, Any]) -> Fold:
-    """The `fold` section; InputError where it is given without selection=fold, where no such fold
-    is, and for what else a config asks that would score rows it has trained on."""
-    fold = Fold(**{f.name: values["fold"][f.name] for f in fields(Fold)})
-    if values["selection"] != "fold":
-        for f in fields(Fold):
-            if getattr(fold, f.name) != DECLARED[f"fold.{f.name}"].neutral:
+def _check_fold(config: RunConfig) -> None:
+    """InputError where a fold is given without selection=fold, where no such fold is, and for what
+    else a config asks that would score rows it has trained on."""
+    fold = config.fold
+    if config.selection != "fold":
+        for name, value in plain(fold).items():
+            if value != DECLARED[f"fold.{name}"].neutral:
                 raise InputError(
-                    f"fold.{f.name}={getattr(fold, f.name)} is for selection=fold, "
-                    f"not for selection={values['selection']}"
+                    f"fold.{name}={value} is for selection=fold, "
+                    f"not for selection={config.selection}"
                 )
-        return fold
+        return
     whole(2)("fold.count", fold.count)
     whole(0)("fold.permutation", fold.permutation)
     whole(0)("fold.number (of the fold that selection=fold scores)", fold.number)
@@ -115,17 +65,16 @@ def _fold(values: Mapping[str, Any]) -> Fold:
         raise InputError(
             f"fold.number {fold.number} is not one of the {fold.count} folds 0 to {fold.count - 1}"
         )
-    if values["start_from"] is not None:
+    if config.start_from is not None:
         raise InputError(
-            f"start_from={values['start_from']} with selection=fold: the donor would be trained on "
+            f"start_from={config.start_from} with selection=fold: the donor would be trained on "
             "folds of its own task; take selection=dev"
         )
-    if values["mode"] == "evaluate":
+    if config.mode == "evaluate":
         raise InputError(
             "mode=evaluate scores the dev splits, which folds are trained on; a fold's scores are "
             "in its run's record"
         )
-    return fold
 
 
 def donor_line(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
@@ -187,12 +136,3 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(values, dict)
     values["recipe"] = {"source": row.get("source")}
     return values  # type: ignore[return-value]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and leaves of a nested config; lists are leaves."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from craft.bench.glue.tokens import Tokens
 from craft.bench.model.locate import locate
-from craft.bench.run.computation import prepare
+from craft.bench.run.execute import prepare
 from craft.bench.settings.sections import TrainSettings
 from craft.bench.speed.measure import Figure, Findings, clock_of, figure, interleaved, ratio
 from craft.bench.speed.subjects import Setup

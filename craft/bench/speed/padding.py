@@ -10,7 +10,7 @@ import torch
 from craft.bench.glue import sources
 from craft.bench.glue.tokens import Tokens, encode
 from craft.bench.model.locate import locate, tokenizer_of
-from craft.bench.run.computation import prepare
+from craft.bench.run.execute import prepare
 from craft.bench.settings.sections import BATCHINGS
 from craft.bench.speed.measure import Figure, Findings, Times, clock_of, interleaved, ratio
 from craft.bench.speed.subjects import Setup

@@ -27,7 +27,7 @@ from craft.bench.glue.metrics import score
 from craft.bench.glue.sources import Split
 from craft.bench.glue.tokens import encode
 from craft.bench.model.locate import locate, tokenizer_of
-from craft.bench.run.computation import prepare
+from craft.bench.run.execute import prepare
 from craft.bench.settings.sections import RunConfig, Task
 from craft.bench.speed.measure import Figure, Findings, clock_of, interleaved, ratio
 from craft.bench.speed.subjects import Setup
@@ -146,7 +146,7 @@ def _ours(config: RunConfig) -> Callable[[dict[str, Split]], Any]:
 def _peer(config: RunConfig, padded: bool) -> Callable[[dict[str, Split]], Any]:
     """What `run_glue.py` does, with LoRA: padded to 128, or to the longest of each batch."""
     task, settings = config.task, config.train
-    folder = config.model["path"]
+    folder = str(config.model.path)
     torch.manual_seed(0)
     rate, name = settings.attention_dropout, "attention_probs_dropout_prob"
     model = AutoModelForSequenceClassification.from_pretrained(

@@ -9,17 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import peft
 import pytest
+from fake_wandb import FakeWandb
 from hydra.errors import MissingConfigException
 from injected import injecting
 from safetensors import SafetensorError
 from tiny_bench import ROOT, Bench, compose
 
-import craft.bench.run.computation
+import craft.bench.run.execute
 from craft.bench.settings.resolve import check, donor_line
 from craft.bench.training.loop import Interrupted, fit
 from craft.errors import InputError
@@ -278,7 +278,7 @@ def test_error_that_is_not_the_users_stays_whole(bench, train, capsys, monkeypat
     def broken(model, loop):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(craft.bench.run.computation, "fit", broken)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         train(*bench.overrides())
     assert [made["status"] for made in records(bench)] == ["failed"]
@@ -315,7 +315,7 @@ def test_signal_leaves_a_checkpoint_and_the_next_start_goes_on(
         return fit(model, loop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", signalled)
+        patch.setattr(craft.bench.run.execute, "fit", signalled)
         assert train(*bench.overrides()) == 130
     assert "interrupted: stopped at step 1 of 6; start again to go on" in capsys.readouterr().err
     assert (bench.folder() / "checkpoint.safetensors").is_file() and records(bench) == []
@@ -331,7 +331,7 @@ def test_second_interrupt_stops_at_once(bench, train, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("went on")
 
-    monkeypatch.setattr(craft.bench.run.computation, "fit", impatient)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", impatient)
     assert train(*bench.overrides()) == 130
     assert json.loads((bench.folder() / "attempts.json").read_text())[0]["ended"] == "interrupted"
 
@@ -345,7 +345,7 @@ def test_refusal_after_the_first_step_is_a_failed_run_and_one_line(
     def late(model, loop):
         raise InputError("a word too late")
 
-    monkeypatch.setattr(craft.bench.run.computation, "fit", late)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", late)
     assert train(*bench.overrides()) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: a word too late"
     assert train("-m", *bench.overrides()) == 2
@@ -376,7 +376,7 @@ def test_sweep_finishes_the_rest_when_one_job_breaks(bench, train, monkeypatch, 
             raise ZeroDivisionError("a bug")
         return fit(model, loop)
 
-    monkeypatch.setattr(craft.bench.run.computation, "fit", first_breaks)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", first_breaks)
     with injecting("one failing run in a sweep", "that run"):
         assert train("-m", *bench.overrides("seed=0,1")) == 1
         err = capsys.readouterr().err
@@ -452,7 +452,7 @@ def test_interrupted_sweep_starts_no_other_job(bench, train, capsys, monkeypatch
         os.kill(os.getpid(), signal.SIGTERM)
         return fit(model, loop)
 
-    monkeypatch.setattr(craft.bench.run.computation, "fit", signalled)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", signalled)
     assert train("-m", *bench.overrides("seed=0,1,2")) == 130
     assert bench.folder().name.startswith(f"rte-craft-{bench.model.name}-s0-")  # the only one
 
@@ -512,25 +512,6 @@ def test_terminated_process_leaves_a_checkpoint_and_another_ends_with_the_unbrok
 
 
 # --- tracking
-
-
-class FakeWandb(types.ModuleType):
-    """Remembers what a run tells it."""
-
-    def __init__(self):
-        super().__init__("wandb")
-        self.given, self.logged, self.summary, self.ended = {}, [], {}, []
-        self.Settings = dict
-
-    def init(self, **given):
-        self.given = given
-        return self
-
-    def log(self, values, step):
-        self.logged.append((step, values))
-
-    def finish(self, exit_code):
-        self.ended.append(exit_code)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from transformers import BertConfig, DistilBertConfig, RobertaConfig
 from craft.bench.model.build import attach, trained
 from craft.bench.model.counts import expected_parameters
 from craft.bench.model.trusted import peft_config_class
+from craft.bench.settings.declared import read
+from craft.bench.settings.sections import Method
 from craft.errors import InputError
 from craft.tuners.bottleneck import skipped_layers
 from craft.tuners.targets import default_targets
@@ -81,7 +83,7 @@ def method(name, shape, **changes):
     """A method with its fields for RTE on a RoBERTa; some, such as VeRA's r, are in its recipe."""
     composed = compose(f"method={name}", f"model=roberta_{shape}")
     chosen = OmegaConf.to_container(composed.method, resolve=True)
-    return {**chosen, "peft": {**chosen["peft"], **changes}}
+    return read(Method, {**chosen, "peft": {**chosen["peft"], **changes}}, "method")
 
 
 def id_of(row):
@@ -92,7 +94,7 @@ def id_of(row):
 def formula(chosen, config):
     """The value of a method's formula: L layers, d width, f feed-forward width, n adapted
     projections a layer, r1 to r3 the ranks, and the method's own fields."""
-    fields, depth = chosen["peft"], config.num_hidden_layers
+    fields, depth = chosen.peft, config.num_hidden_layers
     kind = peft_config_class(fields)
     given = {name: value for name, value in fields.items() if name != "_target_"}
     targets = fields.get("target_modules") or default_targets(kind(**given), config.model_type)
@@ -109,7 +111,7 @@ def formula(chosen, config):
         "skip_layers": skipped_layers(fields.get("skip_layers", 0), depth),
         **{f"r{i}": rank for i, rank in enumerate(fields.get("ranks", ()), 1)},
     }
-    return eval(chosen["facts"]["parameters"], {"min": min, "max": max}, values)
+    return eval(chosen.facts["parameters"], {"min": min, "max": max}, values)
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=id_of)
@@ -227,10 +229,11 @@ def test_formula_holds_for_distilbert(name):
 def test_no_method_is_known_by_its_label_outside_its_own_files():
     """The tuners register theirs, the bench has subjects, the taxonomy is of the literature, the
     study of the arms that its frozen plan names."""
-    labels = {method(name, "base")["label"] for name in METHODS}
+    labels = {method(name, "base").label for name in METHODS}
     package = CONFIGS.parent / "craft"
-    apart = {package / "tuners", package / "bench", package / "report" / "diagrams.py"}
-    apart.add(package / "report" / "study_tables.py")
+    report = package / "bench" / "report"
+    apart = {package / "tuners", package / "bench" / "speed", report / "figures" / "diagrams.py"}
+    apart.add(report / "study" / "tables.py")
     for path in sorted(package.rglob("*.py")):
         if not apart & {path, *path.parents}:
             nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -241,6 +244,6 @@ def test_no_method_is_known_by_its_label_outside_its_own_files():
 def test_every_method_declares_its_facts():
     keys = {"start_tolerance", "merge", "disable", "reload_tolerance", "parameters"}
     for name in METHODS:
-        assert set(method(name, "base")["facts"]) - {"order", "paper_counts"} == keys, name
+        assert set(method(name, "base").facts) - {"order", "paper_counts"} == keys, name
         first = (CONFIGS / "method" / f"{name}.yaml").read_text().splitlines()[0]
         assert first == f"# python scripts/train.py method={name} task=rte"

@@ -55,6 +55,23 @@ def config_of(task, method, model, source, seed, start_from, peft, train):
     return config
 
 
+def differs_of(config, method, model, task, peft, train):
+    """What a run says that it differs in: the fields given here, a part of train or a fold."""
+    plain = config_of(task, method, model, "mini", 0, None, {}, {})
+    found = {
+        f"{section}.{key}": value
+        for section, given, default in (
+            ("method.peft", peft, plain["method"]["peft"]),
+            ("train", train, plain["train"]),
+        )
+        for key, value in given.items()
+        if default.get(key) != value
+    }
+    flat = {"selection": config.get("selection")}
+    flat |= {f"fold.{key}": value for key, value in config["fold"].items()}
+    return found | {k: v for k, v in flat.items() if v not in (None, DECLARED[k].neutral)}
+
+
 def predictions_of(task, quality, seed, n, data_seed):
     """Labels and logits (n, outputs) by split: right so often, or so much signal in a score.
 
@@ -203,6 +220,9 @@ def make_run(
         "started": "2026-01-01T00:00:00+00:00",
         "config": config,
         "recipe": config["recipe"]["source"],
+        "experiment": None,
+        "row": None,
+        "differs": differs_of(config, method, model, task, peft or {}, train or {}),
         "model": {"name": model, "repository": None, "revision": None, "digest": weights}
         | {"verified": verified if model in ("roberta_base", "roberta_large") else None},
         "data": {

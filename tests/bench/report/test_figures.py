@@ -11,11 +11,11 @@ from made_records import CONFIGS, make_folder, make_run
 from matplotlib.text import Text
 from safetensors.torch import save_file
 
-from craft.bench.report.differences import ordered
 from craft.bench.report.figures import diagrams, weights
 from craft.bench.report.figures import scores as figures
 from craft.bench.report.figures.style import Looks
 from craft.bench.report.load import load
+from craft.bench.report.methods import ordered
 from craft.bench.report.tables.cells import cells
 from craft.bench.report.tables.published import read
 from craft.errors import InputError

@@ -8,6 +8,7 @@ from made_records import CONFIGS, make_folder, make_run
 
 from craft.bench.report.load import load
 from craft.bench.report.statistics.sureness import Resampled, intervals
+from craft.bench.report.tables.backbones import encoder_table
 from craft.bench.report.tables.cells import (
     cell_text,
     cells,
@@ -17,7 +18,6 @@ from craft.bench.report.tables.cells import (
     rows,
     score_table,
 )
-from craft.bench.report.tables.backbones import encoder_table
 from craft.bench.run import record
 from craft.bench.run.identity import KNOWN
 

@@ -19,13 +19,14 @@ from made_records import CONFIGS, make_run
 from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
 
 from craft.bench.report.load import load
+from craft.bench.report.methods import LARGE, SHAPES
 from craft.bench.report.tables import published
 from craft.bench.report.tables.cells import cells, marks, score_table
 from craft.bench.report.tables.published import EIGHT, SIX
 from craft.bench.report.tables.render import Table, escape
 from craft.bench.report.tables.reproduction import judge, reproduction_table
 from craft.bench.report.tables.search import search_table
-from craft.bench.report.tables.sizes import LARGE, SHAPES, cost_table, parameter_table
+from craft.bench.report.tables.sizes import cost_table, parameter_table
 from craft.bench.report.whole import END, START, build, changed_pages, differing, page_with
 from craft.bench.run import record
 from craft.errors import InputError

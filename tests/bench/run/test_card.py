@@ -136,7 +136,7 @@ def test_card_warns_of_what_is_no_glue_no_start_and_no_plain_backbone(shared):
 def test_finished_run_is_shared_later_without_training_again(bench, monkeypatch):
     made = bench.run()
     assert not (bench.folder() / "adapter").exists()
-    monkeypatch.setattr("craft.bench.run.computation.fit", None)
+    monkeypatch.setattr("craft.bench.run.execute.fit", None)
     said = []
     assert bench.run(SAVE, said=said) == made
     assert said[1].endswith(f"adapter and model card in {bench.folder() / 'adapter'}")

@@ -13,19 +13,20 @@ import subprocess
 import sys
 import types
 import warnings
+from dataclasses import replace
 
 import conftest
 import injected
 import pytest
 import torch
+from fake_wandb import FakeWandb
 from injected import injecting
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from test_scripts import FakeWandb
 from tiny_bench import ROOT, Bench
 
-import craft.bench.run.computation
 import craft.bench.run.execute
+import craft.bench.run.run
 import craft.bench.training.loop
 import craft.files
 from craft.bench.model.build import peft_config
@@ -36,7 +37,9 @@ from craft.bench.run.adapter import check_adapter
 from craft.bench.run.folder import Attempts
 from craft.bench.run.predict import evaluate
 from craft.bench.run.provenance import without_secrets
+from craft.bench.settings.declared import read
 from craft.bench.settings.resolve import check
+from craft.bench.settings.sections import Model
 from craft.bench.training import memory
 from craft.errors import InputError, Interrupted
 from craft.tucker import use_cache
@@ -306,7 +309,7 @@ def test_auto_accumulate_finds_the_micro_batch_that_fits(bench, monkeypatch):
 
 def test_auto_accumulate_ends_with_the_result_of_the_whole_batch(bench, monkeypatch, tmp_path):
     """Within rounding, dropout apart, whose masks are another batch's."""
-    from test_train import loop_of, model_of, state
+    from tiny_loop import loop_of, model_of, state
 
     def trained(settings_of):
         config, model = model_of(bench, dropout=False)
@@ -349,7 +352,7 @@ def test_fp16_scaler_skips_and_counts_a_step_whose_gradient_is_not_finite(
     clip, bench, monkeypatch, tmp_path
 ):
     """On the CPU, whose fp16 the config refuses because it is slow; the scaler is the same."""
-    from test_train import loop_of, model_of, state
+    from tiny_loop import loop_of, model_of, state
 
     with injecting("gradient that is not finite, under the fp16 scaler", "the step, left out"):
         config, model = model_of(bench, f"train.clip={clip}", dropout=False)
@@ -381,12 +384,13 @@ def test_fp16_scaler_skips_and_counts_a_step_whose_gradient_is_not_finite(
 
 UNREACHABLE = """
 import sys
-from craft import models
+from craft.bench.model.locate import locate
 from craft.errors import InputError
-def section(name): return {"path": None, "repository": name, "revision": "0" * 40}
-print(models.locate(section("someone/cached")).digest)
+from craft.bench.settings.sections import Model
+def section(name): return Model(repository=name, revision="0" * 40)
+print(locate(section("someone/cached")).digest)
 try:
-    models.locate(section("someone/else"))
+    locate(section("someone/else"))
 except InputError as error:
     print(error)
 """
@@ -406,7 +410,7 @@ def test_hub_that_is_down_is_no_matter_with_a_cache_and_one_line_without(tiny_ro
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         digest, refused = done.stdout.splitlines()
-        there = locate({"path": str(tiny_roberta)})
+        there = locate(read(Model, {"path": str(tiny_roberta)}))
         assert digest == there.digest
         assert "someone/else is neither reachable nor cached" in refused
         assert refused.endswith("give a local copy: model.path=FOLDER")
@@ -467,9 +471,9 @@ def test_no_secret_stands_in_a_record_or_an_error(bench, monkeypatch, capsys):
         def fails(model, loop):
             raise RuntimeError(f"401 for {secrets['WANDB_API_KEY']} and {secrets['HF_TOKEN']}")
 
-        monkeypatch.setattr(craft.bench.run.computation, "fit", fails)
+        monkeypatch.setattr(craft.bench.run.execute, "fit", fails)
         with pytest.raises(RuntimeError):
-            craft.bench.run.execute.run(
+            craft.bench.run.run.run(
                 bench.config(), f"train.py --key {secrets['WANDB_API_KEY']}", lambda: False, print
             )
         for path in bench.files():
@@ -493,17 +497,17 @@ def test_config_can_name_no_code(bench):
         "subprocess.Popen",
         "builtins.eval",
         "peft.PeftModel",
-        "craft.bench.run.execute",
+        "craft.bench.run.run",
     ):
         with injecting("a config that names code to call"):
             config = bench.config()
-            method = {**config.method, "peft": {"_target_": target, "command": "touch run"}}
+            method = replace(config.method, peft={"_target_": target, "command": "touch run"})
             with pytest.raises(InputError, match=f"_target_: {target} is no PeftConfig"):
                 peft_config(method, modules_to_save=[])
     with injecting("a config that names code to call"):
-        nested = {**config.method["peft"], "ranks": {"_target_": "os.system", "command": "id"}}
+        nested = {**config.method.peft, "ranks": {"_target_": "os.system", "command": "id"}}
         with pytest.raises(InputError, match="_target_: os.system is not allowed here"):
-            peft_config({**config.method, "peft": nested}, modules_to_save=[])
+            peft_config(replace(config.method, peft=nested), modules_to_save=[])
     with pytest.raises(InputError, match="not allowed"):
         refuse_targets([{"a": ({"_target_": "x"},)}])
 

@@ -11,9 +11,8 @@ import pytest
 from injected import injecting
 from tiny_bench import Bench
 
-import craft.bench.run.computation
 import craft.bench.run.execute
-import craft.bench.run.outcome
+import craft.bench.run.run
 import craft.bench.training.loop
 import craft.files
 from craft import tucker
@@ -21,15 +20,15 @@ from craft.bench.run import record
 from craft.tucker import use_cache
 
 PHASES = {  # module, name: a call of it in that phase, and how many calls a run makes
-    "at the start": (craft.bench.run.execute.models, "locate", 1),
-    "while it attaches": (craft.bench.run.computation, "prepare", 1),
+    "at the start": (craft.bench.run.run.models, "locate", 1),
+    "while it attaches": (craft.bench.run.execute, "prepare", 1),
     "in the decomposition": (tucker, "decompose", 2),
     "in mid-epoch": (craft.bench.training.loop, "_backward", 12),
     "after an optimizer step": (craft.bench.training.loop, "_update", 12),
     "while a checkpoint is written": (craft.bench.training.loop, "save_checkpoint", 14),
     "in the evaluation": (craft.bench.training.loop, "predict", 4),
-    "while predictions are written": (craft.bench.run.computation, "write_predictions", 1),
-    "while adapters are saved": (craft.bench.run.outcome, "_save_adapter", 2),
+    "while predictions are written": (craft.bench.run.execute, "write_predictions", 1),
+    "while adapters are saved": (craft.bench.run.execute, "_save_adapter", 2),
     "while the record is written": (record, "write", 1),
 }
 AGAIN = "since the last checkpoint"

@@ -13,7 +13,7 @@ import pytest
 from injected import injecting
 from tiny_bench import ROOT
 
-import craft.bench.run.computation
+import craft.bench.run.execute
 import craft.bench.run.lease
 from craft.bench.run.lease import Held, Holder, hold, is_held, newest
 from craft.bench.training.loop import fit
@@ -207,7 +207,7 @@ def test_run_that_finishes_while_another_waits_is_found_done(bench, monkeypatch)
         aside.rename(record)
 
     threading.Thread(target=back_by_then).start()
-    monkeypatch.setattr(craft.bench.run.computation, "fit", None)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", None)
     assert bench.run("lease_seconds=1") == made
 
 
@@ -219,7 +219,7 @@ def test_process_that_was_suspended_and_replaced_writes_nothing_more(bench, monk
         time.sleep(0.5)
         return fit(model, loop)
 
-    monkeypatch.setattr(craft.bench.run.computation, "fit", replaced)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", replaced)
     with injecting("process suspended until another has taken its run over"):
         with pytest.raises(Held, match="the other has taken it over"):
             bench.run("lease_seconds=1", "train.checkpoint_minutes=0")

@@ -11,8 +11,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +19,8 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from tiny_bench import CONFIGS, Bench, compose, task_of
 
-import craft.bench.run.computation
 import craft.bench.run.execute
+import craft.bench.run.run
 import craft.bench.training.loop
 from craft.bench.glue import sources
 from craft.bench.glue.metrics import predictions_of, score
@@ -30,14 +28,11 @@ from craft.bench.glue.tokens import encode
 from craft.bench.model import packing
 from craft.bench.model.build import build
 from craft.bench.model.locate import locate, tokenizer_of
-from craft.bench.report.differences import differences
 from craft.bench.run import record
-from craft.bench.run.card import card
 from craft.bench.run.identity import KNOWN, Known, identity
-from craft.bench.run.inputs import Inputs
-from craft.bench.settings.declared import Declared, Effect, setting
-from craft.bench.settings.resolve import flatten
-from craft.bench.settings.sections import DECLARED, declaration
+from craft.bench.run.inputs import Planner
+from craft.bench.settings.declared import Effect, flatten, plain, read
+from craft.bench.settings.sections import DECLARED, Model, declaration
 from craft.bench.training import memory
 from craft.bench.training.batches import layout_of
 from craft.bench.training.loop import Interrupted, fit, predict
@@ -53,17 +48,17 @@ CHOICES = {
 
 def changed(config, key, value):
     """The checked config with another value at a dotted key."""
-    resolved = copy.deepcopy(config.resolved)
+    config = copy.deepcopy(config)
     *parents, last = key.split(".")
-    section = resolved
+    section = config
     for name in parents:
-        section = section[name]
-    section[last] = value
-    return dataclasses.replace(config, resolved=resolved, method=resolved["method"])
+        section = getattr(section, name)
+    object.__setattr__(section, last, value)
+    return config
 
 
 def id_of(config, model="weights", data="texts", tokenizer="vocabulary"):
-    return record.digest(identity(config, model, data, tokenizer))
+    return record.digest(identity(plain(config), model, data, tokenizer))
 
 
 def refuse(*_):
@@ -120,7 +115,7 @@ def test_every_setting_that_changes_something_changes_the_id(key, bench):
 def test_no_other_setting_changes_the_id(key, bench):
     config = bench.config()
     if key in ("task", "task.metrics"):  # among its facts are the name and the headline, which do
-        facts = {**config.resolved["task"], "metrics": ["another"]}
+        facts = dataclasses.replace(config.task, metrics=("f1",))
         assert id_of(changed(config, "task", facts)) == id_of(config)
     else:
         assert id_of(changed(config, key, "another")) == id_of(config)
@@ -136,13 +131,12 @@ def test_id_depends_on_the_content_of_weights_and_data(bench):
 @pytest.mark.parametrize("path", sorted(ON_FILE.glob("**/runs/*.json")), ids=lambda path: path.stem)
 def test_records_on_file_keep_their_ids(path):
     made = record.read(path)
-    kept, resolved = made["result"]["config"], made["provenance"]["config"]
+    kept, config = made["result"]["config"], made["provenance"]["config"]
     assert made["id"] == record.digest(kept)
     known = KNOWN.get(kept["model.digest"])
     if known is None and "tokenizer.digest" not in kept:  # of weights that are not there any more
         assert kept["model.digest"].startswith("d10574eb") and "search" in path.parts
         return
-    config = SimpleNamespace(resolved=resolved, method=resolved["method"])
     tokenizer = kept["tokenizer.digest"] if known is None else known.tokenizer
     digests = (kept["model.digest"], kept["data.digest"], tokenizer)
     of_its_time = {k: kept[k] for k in ("protocol", "start_from.id") if k in kept}
@@ -152,7 +146,7 @@ def test_records_on_file_keep_their_ids(path):
 
 
 def test_embedded_model_has_the_tokenizer_of_its_records():
-    backbone = locate({"path": str(ON_FILE / "models" / "roberta-mini")})
+    backbone = locate(read(Model, {"path": str(ON_FILE / "models" / "roberta-mini")}))
     facts = {k: v for k, v in backbone.facts().items() if k in Known._fields}
     assert KNOWN[backbone.digest]._asdict() == facts | {"name": "roberta_mini"}
 
@@ -165,7 +159,7 @@ def test_another_tokenizer_beside_the_same_weights_is_another_run(bench, tmp_pat
     (folder / "other.json").write_text("{}")
     other = Bench(folder, bench.glue, bench.outputs)
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", refuse)
+        patch.setattr(craft.bench.run.execute, "fit", refuse)
         assert other.run() == made
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -179,43 +173,24 @@ def test_another_tokenizer_beside_the_same_weights_is_another_run(bench, tmp_pat
     assert again["result"]["config"]["model.digest"] == made["result"]["config"]["model.digest"]
 
 
-def test_value_that_is_neutral_is_not_part_of_the_identity(bench, monkeypatch):
+def test_value_that_is_neutral_is_not_part_of_the_identity(bench):
     """So that a new setting, neutral in all runs so far, orphans no record."""
     config = bench.config()
-    kept = identity(config, "", "", "")
+    kept = identity(plain(config), "", "", "")
     assert not kept.keys() & {"start_from", "train.accumulate", "train.batching", "train.tf32"}
-    more = Declared("a new one", Effect.RESULT, neutral=None, check=None)
-    monkeypatch.setitem(DECLARED, "train.new", more)
-    assert id_of(changed(config, "train.new", None)) == id_of(config)
-    assert id_of(changed(config, "train.new", 1)) != id_of(config)
-
-
-def test_new_setting_is_seen_in_table_and_card_from_its_declaration_alone(bench, monkeypatch):
-    more = setting("a new one", neutral=None)
-    monkeypatch.setitem(DECLARED, "train.new", more)
-    made = bench.run()
-    default = dict(flatten(made["provenance"]["config"])) | {"train.new": None}
-    assert differences(made["provenance"]["config"], default) == {}
-    made["provenance"]["config"]["train"]["new"] = 1
-    assert differences(made["provenance"]["config"], default) == {"train.new": 1}
-    assert "| `train.new` | 1 |" in card(made)
-    for effect in (Effect.COMPUTATION, Effect.NOTHING):
-        monkeypatch.setitem(DECLARED, "train.new", replace(more, effect=effect))
-        assert differences(made["provenance"]["config"], default) == {}
-        assert ("train.new" in card(made)) == (effect is Effect.COMPUTATION)
 
 
 def test_fields_at_the_default_of_their_class_are_left_out(bench):
     def kept(*more):
-        return identity(bench.config(*more, method="lora"), "", "", "")["method.peft"]
+        return identity(plain(bench.config(*more, method="lora")), "", "", "")["method.peft"]
 
-    plain = kept()
-    assert plain == {"_target_": "peft.LoraConfig"}
+    usual = kept()
+    assert usual == {"_target_": "peft.LoraConfig"}
     for written in ("+method.peft.lora_dropout=0.0", "+method.peft.bias=none", "method.peft.r=8"):
-        assert kept(written) == plain
-    assert kept("method.peft.r=4") == {**plain, "r": 4}
+        assert kept(written) == usual
+    assert kept("method.peft.r=4") == {**usual, "r": 4}
     default = bench.config("method.peft.ranks=[24,100,100]")
-    assert identity(default, "", "", "")["method.peft"] == {"_target_": "craft.CraftConfig"}
+    assert identity(plain(default), "", "", "")["method.peft"] == {"_target_": "craft.CraftConfig"}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +204,7 @@ def test_method_that_is_no_peft_config_is_refused(bench):
     for target in ("craft.Nothing", "nowhere.LoraConfig", "builtins.dict"):
         config = changed(bench.config(), "method.peft", {"_target_": target})
         with pytest.raises(InputError, match=f"method.peft._target_: {target} is no PeftConfig"):
-            identity(config, "", "", "")
+            identity(plain(config), "", "", "")
 
 
 # --- done already, or not
@@ -237,7 +212,7 @@ def test_method_that_is_no_peft_config_is_refused(bench):
 
 def test_finished_run_says_so_and_is_not_trained_again(bench, monkeypatch):
     made = bench.run()
-    monkeypatch.setattr(craft.bench.run.computation, "fit", refuse)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", refuse)
     said = []
     assert bench.run(said=said) == made
     score, path = made["result"]["score"], bench.folder() / "record.json"
@@ -248,7 +223,7 @@ def test_finished_run_says_so_and_is_not_trained_again(bench, monkeypatch):
 
 def test_finished_run_is_found_wherever_its_inputs_lie_now(bench, tmp_path, monkeypatch):
     made = bench.run()
-    monkeypatch.setattr(craft.bench.run.computation, "fit", refuse)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", refuse)
     (tmp_path / "moved").symlink_to(bench.glue)
     (tmp_path / "model").symlink_to(bench.model)
     other = Bench(tmp_path / "model", tmp_path / "moved", bench.outputs)
@@ -261,7 +236,7 @@ def test_run_that_failed_does_not_block(bench, monkeypatch):
         raise RuntimeError("out of luck\nand more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", broken)
+        patch.setattr(craft.bench.run.execute, "fit", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
             bench.run()
     failed = record.read(bench.folder() / "record.json")
@@ -281,7 +256,7 @@ def refuse_late(model, loop):
 
 def test_refusal_after_the_first_step_is_a_failed_run_and_removes_nothing(bench, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", refuse_late)
+        patch.setattr(craft.bench.run.execute, "fit", refuse_late)
         with pytest.raises(InputError, match="a word too late"):
             bench.run("train.checkpoint_minutes=0")
     folder = bench.folder()
@@ -335,7 +310,7 @@ def at_the_door(*_):
 
 
 def test_refusal_at_the_door_leaves_no_folder(bench, monkeypatch):
-    monkeypatch.setattr(craft.bench.run.computation, "prepare", at_the_door)
+    monkeypatch.setattr(craft.bench.run.execute, "prepare", at_the_door)
     with pytest.raises(InputError, match="not with this model"):
         bench.run()
     assert list((bench.outputs / "runs").iterdir()) == []
@@ -352,7 +327,7 @@ def test_refusal_at_the_door_removes_nothing_of_earlier_attempts(attempts, bench
         path.unlink()
     before = {p.name: p.read_bytes() for p in bench.folder().iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "prepare", at_the_door)
+        patch.setattr(craft.bench.run.execute, "prepare", at_the_door)
         with warnings.catch_warnings(), pytest.raises(InputError, match="not with this model"):
             warnings.filterwarnings("ignore", message=".*set aside as attempts.json.damaged")
             bench.run()
@@ -363,8 +338,8 @@ def test_refusal_at_the_door_removes_nothing_of_earlier_attempts(attempts, bench
 
 
 def test_folder_that_was_there_empty_stays(bench, monkeypatch):
-    monkeypatch.setattr(craft.bench.run.computation, "prepare", at_the_door)
-    folder = Inputs.of(bench.config(), None).folder.path
+    monkeypatch.setattr(craft.bench.run.execute, "prepare", at_the_door)
+    folder = Planner().inputs(bench.config()).folder.path
     folder.mkdir(parents=True)
     with pytest.raises(InputError, match="not with this model"):
         bench.run()
@@ -376,7 +351,7 @@ def test_run_that_diverged_does_not_block(bench, monkeypatch):
         return dataclasses.replace(fit(model, loop), status="diverged")
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", diverged)
+        patch.setattr(craft.bench.run.execute, "fit", diverged)
         assert bench.run()["status"] == "diverged"
     made = bench.run()
     assert made["status"] == "ok"
@@ -388,7 +363,7 @@ def test_attempts_are_counted_and_their_time_summed(bench, monkeypatch):
         raise RuntimeError
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft.bench.run.computation, "fit", broken)
+        patch.setattr(craft.bench.run.execute, "fit", broken)
         with pytest.raises(RuntimeError):
             bench.run()
     with pytest.raises(Interrupted):
@@ -408,7 +383,7 @@ def test_refused_input_leaves_nothing_behind(bench, monkeypatch):
         bench.run(stop=lambda: True)
     before = {path: path.read_bytes() for path in bench.files()}
     monkeypatch.setattr(
-        craft.bench.run.computation, "tracker", lambda *_: (_ for _ in ()).throw(InputError("no"))
+        craft.bench.run.execute, "tracker", lambda *_: (_ for _ in ()).throw(InputError("no"))
     )
     with pytest.raises(InputError):
         bench.run()
@@ -483,7 +458,7 @@ def test_record_holds_what_a_reader_asks(bench):
         "revision": None, "verified": None,
         "digest": result["config"]["model.digest"],
         "tokenizer": result["config"]["tokenizer.digest"],
-        "parameters": locate({"path": str(bench.model)}).parameters,
+        "parameters": locate(read(Model, {"path": str(bench.model)})).parameters,
     }  # fmt: skip
     assert found["data"]["source"] == {"source": "local"}
     assert found["data"]["examples"] == {"train": 20, "validation": 12}
@@ -516,7 +491,7 @@ def test_peak_of_memory_is_this_runs_not_an_earlier_ones(bench):
     found = bench.run("seed=2")["provenance"]["cost"]["peak_megabytes"]
     assert abs(found["host"] - first["host"]) < 250 and found["gpu"] is None
 
-    started = "import os, sys; sys.path[0] = os.getcwd(); from craft import memory; "
+    started = "import os, sys; sys.path[0] = os.getcwd(); from craft.bench.training import memory; "
     large = torch.ones(2000, 2**20, dtype=torch.uint8)  # of the process that starts the other
     done = subprocess.run(
         [sys.executable, "-c", started + "print(memory.host_peak())"],
@@ -554,7 +529,7 @@ def test_record_never_holds_the_name_of_the_user_or_the_machine(bench, tmp_path,
     (home / "model").symlink_to(bench.model)
     other = Bench(home / "model", home / "bletchley", home / "outputs")
     command = f"python scripts/train.py data.dir={home}/bletchley outputs='{home}/outputs'"
-    made = craft.bench.run.execute.run(other.config(), command, lambda: False, print)
+    made = craft.bench.run.run.run(other.config(), command, lambda: False, print)
     assert made["provenance"]["config"]["data"]["dir"] == f"{tmp_path}/$USER/$HOSTNAME"
     written = (other.folder() / "record.json").read_text()
     assert "turing" not in written and "bletchley" not in written
@@ -562,7 +537,7 @@ def test_record_never_holds_the_name_of_the_user_or_the_machine(bench, tmp_path,
     def broken(model, loop):
         raise RuntimeError(f"no space in {home}/outputs")
 
-    monkeypatch.setattr(craft.bench.run.computation, "fit", broken)
+    monkeypatch.setattr(craft.bench.run.execute, "fit", broken)
     with pytest.raises(RuntimeError):
         other.run("seed=1")
     (failed,) = [r for _, r in record.read_all(other.outputs) if r["status"] == "failed"]

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from peft import get_peft_model_state_dict
-from test_methods import METHODS, method_of
+from tiny_bench import METHODS, method_of
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from craft.bench.model.build import attach
 from craft.bench.run.folder import RunFolder
-from craft.bench.run.start_from import Start, start_from
+from craft.bench.run.inputs import Start
+from craft.bench.run.start_from import start_from
 from craft.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings(

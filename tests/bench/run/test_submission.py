@@ -20,6 +20,7 @@ from craft.bench.glue.leaderboard import FILES, HEADER, content, findings, packe
 from craft.bench.model.build import build
 from craft.bench.model.locate import locate, tokenizer_of
 from craft.bench.run import record
+from craft.bench.settings.sections import Data
 from craft.errors import InputError
 
 LINES = {  # of the files that others have submitted, headers included
@@ -199,7 +200,7 @@ def test_script_writes_the_predictions_of_the_saved_runs(
         if file.name == "AX":
             task = leaderboard.diagnostics(task)
         split = "test" if file.name == "AX" else file.split
-        data = sources.load(task, {"source": "local", "dir": str(runs.glue)}, (split,))
+        data = sources.load(task, Data("local", dir=runs.glue), (split,))
         expected = predictions(runs, file.task, data.splits[split])
         header, *rows = tsv("glue.zip", file.name)
         assert header == ("index", "prediction")

@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from tiny_bench import CONFIGS, TASKS, compose
 
-from craft.bench.settings.resolve import OF_RECIPE, check, flatten, recipe_row
+from craft.bench.settings.declared import flatten, plain
+from craft.bench.settings.resolve import OF_RECIPE, check, recipe_row
 
 GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")  # as in LoRA's tables
 SIX = ("sst2", "mrpc", "cola", "qnli", "rte", "stsb")  # as in tables after VeRA
@@ -149,7 +150,7 @@ CHOICES += [f"method={method} model={model}" for method in METHODS for model in 
 
 def resolved(choice: str, task: str):
     """What a command line composes, checked as a run checks it."""
-    return check(compose(*choice.split(), f"task.name={task}", "train.device=cpu")).resolved
+    return plain(check(compose(*choice.split(), f"task.name={task}", "train.device=cpu")))
 
 
 @pytest.mark.parametrize("choice", SOURCES)

@@ -9,19 +9,14 @@ import numpy as np
 import pytest
 import torch
 from tiny_bench import Bench
+from tiny_loop import loop_of, model_of, state, trainable
 from transformers import get_linear_schedule_with_warmup
 
 import craft.bench.training.loop
-from craft.bench.glue import sources
-from craft.bench.glue.tokens import encode
-from craft.bench.model.build import trained
-from craft.bench.model.locate import locate, tokenizer_of
-from craft.bench.run.computation import prepare
 from craft.bench.training.batches import layout_of
 from craft.bench.training.checkpoint import load_checkpoint
 from craft.bench.training.loop import (
     Interrupted,
-    Loop,
     Seeds,
     fit,
     learning_rate,
@@ -44,47 +39,6 @@ class StopAt:
     def __call__(self):
         self.steps -= 1
         return self.steps <= 0
-
-
-def model_of(bench, *more, dropout=True, seed=0, **choices):
-    config = bench.config(*more, **choices)
-    model = prepare(config, locate(config.model), Seeds.of(seed))
-    if not dropout:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-            if hasattr(module, "dropout_prob"):
-                module.dropout_prob = 0.0
-    return config, model
-
-
-def loop_of(config, model, tmp_path, **changes):
-    """What `compute` hands to `fit`, with a score that nothing depends on, and no checkpoint."""
-    checkpoint = tmp_path / "checkpoint.safetensors"
-    checkpoint.unlink(missing_ok=True)
-    tokenizer = tokenizer_of(locate(config.model))
-    data = sources.load(config.task, config.data, ("train", *config.task.dev))
-    tokens = {n: encode(s, config.task, tokenizer, 32) for n, s in data.splits.items()}
-    fields = {
-        "train": tokens["train"], "dev": {n: tokens[n] for n in config.task.dev},
-        "score": lambda logits: {"accuracy": 0.5}, "headline": "accuracy",
-        "regression": config.task.regression, "settings": config.train, "seeds": Seeds.of(0),
-        "layout": layout_of(
-            model, tokenizer.pad_token_id, config.train.batching, config.train.device
-        ),
-        "checkpoint": checkpoint, "identity": "a test",
-        "observe": lambda progress, total, running: None, "stop": lambda: False,
-    }  # fmt: skip
-    return Loop(**{**fields, **changes})
-
-
-def trainable(model):
-    adapter, head = trained(model)
-    return {**adapter, **head}
-
-
-def state(model):
-    return {name: p.detach().clone() for name, p in trainable(model).items()}
 
 
 # --- schedule and optimizer
@@ -371,7 +325,7 @@ PLACES = (1, 2, 1, 5)  # in mid-epoch, at the first epoch's end, after it, at th
 def test_interrupted_run_ends_with_the_unbroken_result(method, more, bench, monkeypatch):
     made = layout_of  # grouped batches of so small a model are cut where a forward is cheap
     monkeypatch.setattr(
-        "craft.bench.run.computation.layout_of",
+        "craft.bench.run.execute.layout_of",
         lambda *how: dataclasses.replace(made(*how), price=1.0),
     )
     more = [*more, "train.epochs=3"]
@@ -515,7 +469,7 @@ def test_threads_are_the_runs_own(bench, monkeypatch):
             raise RuntimeError("broken")
         return fit(model, loop)
 
-    monkeypatch.setattr("craft.bench.run.computation.fit", recorded)
+    monkeypatch.setattr("craft.bench.run.execute.fit", recorded)
     assert torch.get_num_threads() == 1
     bench.run("train.threads=2")
     assert torch.get_num_threads() == 1

@@ -19,13 +19,14 @@ from matplotlib.ticker import MaxNLocator
 from transformers import RobertaConfig
 
 from craft.bench.model.counts import expected_parameters
-from craft.bench.report.differences import ordered
 from craft.bench.report.figures.style import Drawn, Looks, canvas, legend_below, styled
 from craft.bench.report.load import TITLES, Records
+from craft.bench.report.methods import SHAPES, methods, ordered
 from craft.bench.report.tables.cells import METRIC_NAMES, NAMES, Row, rows, tasks_of
 from craft.bench.report.tables.published import EIGHT
 from craft.bench.report.tables.render import span
-from craft.bench.report.tables.sizes import SHAPES, methods
+from craft.bench.settings.declared import read
+from craft.bench.settings.sections import Method
 
 DEPTHS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96)
 WIDTHS = (768, 1024, 4096)  # RoBERTa-base, RoBERTa-large, and a large language model's
@@ -44,7 +45,10 @@ def parameters_against_depth(configs: Path, looks: Looks) -> Drawn:
         for axis, width in zip(axes, WIDTHS, strict=True):
             drawn: list[list[int]] = []
             for label in chosen:
-                counts = [expected_parameters(chosen[label], _shape(width, n)) for n in DEPTHS]
+                counts = [
+                    expected_parameters(read(Method, chosen[label], label), _shape(width, n))
+                    for n in DEPTHS
+                ]
                 data += [
                     {"width": width, "method": label, "depth": n, "parameters": c}
                     for n, c in zip(DEPTHS, counts, strict=True)

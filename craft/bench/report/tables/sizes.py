@@ -5,40 +5,16 @@
 # pandas is typed as if every row, column or cell might be any of the three.
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
-from transformers import PretrainedConfig, RobertaConfig
 
 from craft.bench.model.counts import expected_parameters
-from craft.bench.report.differences import UNKNOWN, Defaults
 from craft.bench.report.load import TITLES, Records
+from craft.bench.report.methods import SHAPES, methods
 from craft.bench.report.tables.cells import Row
 from craft.bench.report.tables.render import MISSING, Table, span
-
-TOKENS = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
-BASE = RobertaConfig(**TOKENS)
-LARGE = RobertaConfig(
-    **TOKENS,
-    hidden_size=1024,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-    intermediate_size=4096,
-)
-SHAPES: dict[str, PretrainedConfig] = {"roberta_base": BASE, "roberta_large": LARGE}
-
-
-def methods(configs: Path, model: str) -> list[dict[str, Any]]:
-    """Every method's config, with the fields that its recipe for the model fills in (on MNLI)."""
-    found = []
-    for path in sorted((configs / "method").glob("*.yaml")):
-        chosen: Any = OmegaConf.to_container(OmegaConf.load(path))
-        default = Defaults(configs).of(chosen["label"], model, "mnli")
-        fields = {k.removeprefix("method.peft."): v for k, v in default.items()}
-        chosen["peft"] = {k: fields[k] for k in chosen["peft"] if fields[k] is not UNKNOWN}
-        found.append(chosen)
-    return found
+from craft.bench.settings.declared import read
+from craft.bench.settings.sections import Method
 
 
 def parameter_table(records: Records, orders: pd.DataFrame, configs: Path) -> Table:
@@ -56,7 +32,9 @@ def parameter_table(records: Records, orders: pd.DataFrame, configs: Path) -> Ta
             counted = runs[(runs["model"] == model) & (runs["method"] == label)]
             counted = counted["parameters_adapter"].drop_duplicates()
             if model in SHAPES:
-                expected = expected_parameters(by_model[model][label], SHAPES[model])
+                expected = expected_parameters(
+                    read(Method, by_model[model][label], label), SHAPES[model]
+                )
                 facts[f"{model}_closed"] = expected
                 line.append(f"{expected:,}")
             facts[f"{model}_measured"] = " ".join(map(str, counted))

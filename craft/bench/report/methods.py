@@ -1,0 +1,46 @@
+"""Methods as configs/method has them: their labels in order, and the fields to count them by."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from transformers import PretrainedConfig, RobertaConfig
+
+TOKENS = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+BASE = RobertaConfig(**TOKENS)
+LARGE = RobertaConfig(
+    **TOKENS,
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+)
+SHAPES: dict[str, PretrainedConfig] = {"roberta_base": BASE, "roberta_large": LARGE}
+
+
+def ordered(configs: Path, records: Iterable[Mapping[str, Any]] = ()) -> tuple[str, ...]:
+    """Labels of the methods whose `facts` give them an order, the reference of comparisons first;
+    tables and figures have the others after them, by name.
+
+    A record says it of its own method; of those that do not, and of methods without a record, the
+    method's file does."""
+    files = (OmegaConf.load(path) for path in (configs / "method").glob("*.yaml"))
+    said = (made["provenance"]["config"]["method"] for made in records)
+    placed = {
+        str(method["label"]): int(method["facts"]["order"])
+        for method in (*files, *said)
+        if "order" in method.get("facts", {})
+    }
+    return tuple(sorted(placed, key=lambda label: (placed[label], label)))
+
+
+def methods(configs: Path, model: str) -> list[dict[str, Any]]:
+    """Every method's file, with the fields that its recipe for the model fills in (on MNLI)."""
+    found = []
+    with initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+        for path in sorted((configs / "method").glob("*.yaml")):
+            cfg = compose("train", [f"method={path.stem}", f"model={model}", "task=mnli"])
+            found.append(OmegaConf.to_container(cfg.method, resolve=True))
+    return found
