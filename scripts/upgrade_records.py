@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from craft.bench.cli.process import start
+from craft.bench.report.differences import neutral
+from craft.bench.report.load import sound_records
+from craft.bench.run import record
+from craft.bench.settings.declared import flatten
+from craft.bench.settings.places import CONFIGS
+from craft.bench.settings.resolve import OF_RECIPE, recipe_row
+from craft.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
 UNKNOWN = object()  # the default of a value that the recipe leaves open
 
 
 def main() -> None:
-    from craft.bench.report.load import sound_records
-    from craft.bench.run import record
-    from craft.errors import InputError
-
     folders = [Path(word) for word in sys.argv[1:]]
     if not folders:
         raise InputError("no folder is named: give folders of records, such as results/runs")
@@ -62,9 +63,6 @@ def differences(config: dict[str, Any], default: dict[str, Any]) -> dict[str, An
     """The `method.peft.*` and `train.*` values of a resolved config that its default states
     otherwise, what was made of its model (random weights, a vertical backbone), and that it was
     scored on a part of train or on folds."""
-    from craft.bench.report.differences import neutral
-    from craft.bench.settings.declared import flatten
-
     made = {k: config["model"][k] for k in ("random", "vertical") if k in config["model"]}
     chosen = {"method": {"peft": config["method"]["peft"]}, "train": config["train"], "model": made}
     chosen |= {key: config[key] for key in ("selection", "fold") if key in config}
@@ -77,27 +75,21 @@ def differences(config: dict[str, Any], default: dict[str, Any]) -> dict[str, An
 
 
 @cache
-def composed(method: str, recipe: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", [f"method={method}", f"recipe={recipe}"])
-
-
-@cache
 def defaults(label: str, model: str, task: str) -> dict[str, Any]:
     """What configs/method, configs/recipe and configs/train say for a method, a model and a task:
     dotted `method.peft.*` and `train.*` keys; UNKNOWN where the recipe leaves a value open."""
-    from craft.bench.settings.declared import flatten
-    from craft.bench.settings.resolve import OF_RECIPE, recipe_row
-
-    files = {OmegaConf.load(p)["label"]: p for p in sorted((CONFIGS / "method").glob("*.yaml"))}
-    method = files[label].stem if label in files else "craft"
-    own = f"{method}/{model}"
-    recipe = own if (CONFIGS / "recipe" / f"{own}.yaml").is_file() else "local"
-    cfg = composed(method, recipe)
+    files = {
+        OmegaConf.load(p)["label"]: p.stem for p in sorted((CONFIGS / "method").glob("*.yaml"))
+    }
+    method = files.get(label)
+    recipe = f"{method}/{model}"
+    if not (CONFIGS / "recipe" / f"{recipe}.yaml").is_file():
+        recipe = "local"
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", [*([f"method={method}"] if method else []), f"recipe={recipe}"])
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
-    sections = {"train": raw["train"]}
-    row: dict[str, Any] = {}
-    if label in files:
+    sections, row = {"train": raw["train"]}, {}
+    if method is not None:
         sections["method"] = {"peft": raw["method"]["peft"]}
         row = recipe_row(cfg.recipe, task)
     found = {}

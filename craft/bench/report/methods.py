@@ -37,10 +37,10 @@ def ordered(configs: Path, records: Iterable[Mapping[str, Any]] = ()) -> tuple[s
 
 
 def methods(configs: Path, model: str) -> list[dict[str, Any]]:
-    """Every method's file, with the fields that its recipe for the model fills in (on MNLI)."""
-    found = []
+    """Every method's section, with the fields that its recipe for the model fills in (on MNLI)."""
+    names = sorted(path.stem for path in (configs / "method").glob("*.yaml"))
     with initialize_config_dir(str(configs.resolve()), version_base="1.3"):
-        for path in sorted((configs / "method").glob("*.yaml")):
-            cfg = compose("train", [f"method={path.stem}", f"model={model}", "task=mnli"])
-            found.append(OmegaConf.to_container(cfg.method, resolve=True))
-    return found
+        composed = [
+            compose("train", [f"method={name}", f"model={model}", "task=mnli"]) for name in names
+        ]
+    return [OmegaConf.to_container(cfg.method, resolve=True) for cfg in composed]  # type: ignore[misc]
