@@ -24,6 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from craft.bench.run import signals
 from craft.bench.run.provenance import without_secrets
 from craft.bench.run.signals import Stopped
+from craft.bench.settings.places import CONFIGS
 from craft.errors import InputError, Interrupted, first_line
 from craft.files import write_json
 
@@ -187,7 +188,11 @@ def explain(error: BaseException) -> str:
             return 'the sweeper optuna is not installed: pip install "craft-peft[hpo]"'
         if group.startswith("recipe/"):
             method = group.removeprefix("recipe/")
-            return f"method {method} has no recipe for model {name!r}; it has one for {allowed}"
+            known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+            return (
+                f"method {method} has no recipe for model {name!r}; it has one for "
+                f"{', '.join(known) or '(none)'}; recipe=local asks for its values"
+            )
         return f"{group} {name!r} is not one of {allowed}"
     cause = error.__cause__
     if isinstance(error, HydraException) and isinstance(cause, UNKNOWN_KEY):

@@ -267,11 +267,11 @@ def test_model_folder_that_cannot_be_used_is_named(fault, bench, train, capsys, 
 
 
 def test_missing_recipe_names_method_and_model():
-    error = MissingConfigException(
-        "over\nmany\nlines", "recipe/craft/llama", ["local", "roberta_base"]
-    )
-    expected = "method craft has no recipe for model 'llama'; it has one for local, roberta_base"
-    assert explain(error) == expected
+    with pytest.raises(MissingConfigException) as raised:
+        compose("recipe=craft/llama")
+    expected = "method craft has no recipe for model 'llama'; it has one for roberta_base, "
+    expected += "roberta_large, roberta_mini; recipe=local asks for its values"
+    assert explain(raised.value) == expected
 
 
 def test_error_that_is_not_the_users_stays_whole(bench, train, capsys, monkeypatch):
