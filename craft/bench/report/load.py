@@ -23,7 +23,7 @@ from craft.bench.report.differences import (
     fold_of,
     settings_of,
 )
-from craft.bench.report.methods import ordered
+from craft.bench.report.method_files import ordered
 from craft.bench.report.tables.search import (
     COLUMNS,
     fixed,
@@ -46,8 +46,8 @@ TITLES = {
     "small": "GLUE, small encoder",
     "mini": "mini-GLUE (synthetic, not GLUE)",
 }
+Source = str | Callable[[dict[str, Any]], Any]  # of a column: a path in a record, or a function
 IDENTITY = ("protocol", "model.digest", "data.digest")  # what tells rows apart besides settings
-UNSUCCESSFUL_COLUMNS = ["name", "suite", "model", "task", "method", "status", "error", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def load(
                     searched[made["id"]] = _searched(made)
                 continue
             if made["status"] != "ok":
-                unsuccessful.append(_unsuccessful(made))
+                unsuccessful.append(_row(made, UNSUCCESSFUL_COLUMNS))
                 continue
             run = _run(path, made)
             metrics = _metrics(made)
@@ -173,16 +173,18 @@ def model_of(provenance: Mapping[str, Any]) -> str:
 def _run(path: Path, made: dict[str, Any]) -> dict[str, Any]:
     if lacking := [key for key in IDENTITY if key not in made["result"]["config"]]:
         raise KeyError(lacking[0])
-    facts = {**made, "path": str(path)}
     differing = settings_of(made["provenance"])
-    row = {
-        name: at(facts, source) if isinstance(source, str) else source(facts)
-        for name, source in RUN_COLUMNS.items()
-    }
-    return row | {
+    return _row({**made, "path": str(path)}, RUN_COLUMNS) | {
         "settings_by_key": differing,
         "fixed": fixed(made["provenance"]["config"], differing),
         "digest": made["provenance"]["model"]["digest"],
+    }
+
+
+def _row(made: dict[str, Any], columns: Mapping[str, Source]) -> dict[str, Any]:
+    return {
+        name: at(made, source) if isinstance(source, str) else source(made)
+        for name, source in columns.items()
     }
 
 
@@ -229,8 +231,8 @@ def _hardware(made: Mapping[str, Any]) -> str:
     return hardware["gpu"] or hardware["cpu"]
 
 
-# Column of `Records.runs` -> its dotted path in a record (and `path`, its own), or its function.
-RUN_COLUMNS: dict[str, str | Callable[[dict[str, Any]], Any]] = {
+# Of `Records.runs`; `path` is the record's own.
+RUN_COLUMNS: dict[str, Source] = {
     "id": "id",
     "name": "provenance.name",
     "suite": lambda made: suite_of(made["provenance"]),
@@ -271,15 +273,18 @@ RUN_COLUMNS: dict[str, str | Callable[[dict[str, Any]], Any]] = {
     "dirty": lambda made: at(made, "provenance.environment.dirty") is not False,
     "path": "path",
 }
+UNSUCCESSFUL_COLUMNS: dict[str, Source] = {
+    **{name: RUN_COLUMNS[name] for name in ("name", "suite", "model", "task", "method")},
+    "status": "status",
+    "error": lambda made: made["error"] or "",
+    "seconds": lambda made: sum(a["seconds"] for a in made["provenance"].get("attempts", [])),
+}
 
 
 def _searched(made: dict[str, Any]) -> dict[str, Any]:
-    provenance = made["provenance"]
-    config = provenance["config"]
-    cell = {"suite": suite_of(provenance), "model": model_of(provenance)}
-    cell |= {"digest": provenance["model"]["digest"]}
-    cell |= {"task": config["task"]["name"], "method": config["method"]["label"]}
-    return search_row(made, cell, settings_of(provenance))
+    cell = _row(made, {name: RUN_COLUMNS[name] for name in ("suite", "model", "task", "method")})
+    cell |= {"digest": made["provenance"]["model"]["digest"]}
+    return search_row(made, cell, settings_of(made["provenance"]))
 
 
 def _metrics(made: dict[str, Any]) -> list[dict[str, Any]]:
@@ -296,20 +301,6 @@ def _history(made: dict[str, Any]) -> list[dict[str, Any]]:
         {k: entry[k] for k in ("epoch", "step", "loss", "lr")} | {"score": entry[headline]}
         for entry in made["result"]["history"]
     ]
-
-
-def _unsuccessful(made: dict[str, Any]) -> dict[str, Any]:
-    provenance = made["provenance"]
-    return {
-        "name": provenance["name"],
-        "suite": suite_of(provenance),
-        "model": model_of(provenance),
-        "task": provenance["config"]["task"]["name"],
-        "method": provenance["config"]["method"]["label"],
-        "status": made["status"],
-        "error": made["error"] or "",
-        "seconds": sum(attempt["seconds"] for attempt in provenance.get("attempts", [])),
-    }
 
 
 def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]], reference: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from craft.bench.report.figures import weights
 from craft.bench.report.figures.style import Drawn, Looks
 from craft.bench.report.figures.weights import Stacks
 from craft.bench.report.load import SUITES, Records
-from craft.bench.report.methods import SHAPES, methods, ordered
+from craft.bench.report.method_files import SHAPES, methods, ordered
 from craft.bench.report.resampling import Resampled
 from craft.bench.report.study import tables as study_tables
 from craft.bench.report.study.evidence import Study

@@ -30,6 +30,7 @@ def config_of(task, method, model, source, seed, start_from, peft, train):
     """The resolved config, values of the recipe filled in."""
     composed = compose(f"method={method}", f"model={model}")
     row = {"lr": 1e-3, "head_lr": 1e-3, "epochs": 3, **recipe_row(composed.recipe, task)}
+    encoder = OmegaConf.to_container(composed.model)
     whole = OmegaConf.create(
         {
             "task": OmegaConf.load(CONFIGS / "task" / f"{task}.yaml"),
@@ -39,7 +40,7 @@ def config_of(task, method, model, source, seed, start_from, peft, train):
             "seed": seed,
             "start_from": start_from,
             "outputs": "~/outputs",
-            "model": {k: v for k, v in composed.model.items() if k not in ("random", "vertical")},
+            "model": {k: v for k, v in encoder.items() if k not in ("random", "vertical")},
             "data": {"source": source, "dir": "/data/glue"}
             if source != "mini"
             else {"source": source, "seed": 0},

@@ -16,7 +16,7 @@ from craft.bench.report.figures import scores as figures
 from craft.bench.report.figures import weights
 from craft.bench.report.figures.style import Looks
 from craft.bench.report.load import load
-from craft.bench.report.methods import ordered
+from craft.bench.report.method_files import ordered
 from craft.bench.report.tables.cells import cells
 from craft.bench.report.tables.published import read
 from craft.errors import InputError

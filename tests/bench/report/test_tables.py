@@ -20,7 +20,7 @@ from made_records import CONFIGS, make_run
 from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
 
 from craft.bench.report.load import load
-from craft.bench.report.methods import LARGE, SHAPES
+from craft.bench.report.method_files import LARGE, SHAPES
 from craft.bench.report.tables import published
 from craft.bench.report.tables.cells import cells, marks, score_table
 from craft.bench.report.tables.published import EIGHT, SIX

@@ -21,7 +21,7 @@ from transformers import RobertaConfig
 from craft.bench.model.counts import expected_parameters
 from craft.bench.report.figures.style import Drawn, Looks, canvas, legend_below, styled
 from craft.bench.report.load import TITLES, Records
-from craft.bench.report.methods import SHAPES, methods, ordered
+from craft.bench.report.method_files import SHAPES, methods, ordered
 from craft.bench.report.tables.cells import METRIC_NAMES, NAMES, Row, rows, tasks_of
 from craft.bench.report.tables.published import EIGHT
 from craft.bench.report.tables.render import span

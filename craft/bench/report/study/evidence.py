@@ -5,7 +5,6 @@ before the first counted run, and nothing here chooses anything."""
 
 import math
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from craft.bench.report.load import sound_records
 from craft.bench.report.resampling import bootstrap_scores
 from craft.bench.report.statistics import (
     FEWEST,
@@ -26,7 +26,6 @@ from craft.bench.report.statistics import (
     p_over_folds_and_examples,
 )
 from craft.bench.report.study.plan import Plan, Stage, StudyRun, run_of, score_of
-from craft.bench.run import record
 from craft.bench.run.predictions import Dev, read_predictions
 from craft.errors import InputError
 
@@ -50,8 +49,7 @@ class Entry:
         return self.made["status"] == "ok"
 
     def score(self, epoch: str = "last") -> float:
-        found = self.made["result"]["score"]
-        return float(found[epoch][found["headline"]])
+        return score_of(self.made, epoch)
 
     @property
     def headline(self) -> str:
@@ -158,11 +156,7 @@ class Study:
         the study, or there twice, is named and left out."""
         entries: dict[StudyRun, Entry] = {}
         left_out: list[str] = []
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            found = [*record.read_all(folder)]
-        left_out += [str(w.message).removeprefix("left out: ") for w in caught]
-        for path, made in found:
+        for path, made in sound_records(folder, left_out):
             try:
                 run, here = run_of(made), made["provenance"]["environment"]
                 score_of(made)

@@ -60,12 +60,12 @@ def run_of(made: Mapping[str, Any]) -> StudyRun | None:
     )
 
 
-def score_of(made: Mapping[str, Any]) -> float:
-    """A record's headline metric at the last epoch; -inf of a run that diverged."""
+def score_of(made: Mapping[str, Any], epoch: str = "last") -> float:
+    """A record's headline metric at the last epoch, or the best; -inf of a run that diverged."""
     if made["status"] != "ok":
         return -math.inf
     score = made["result"]["score"]
-    return score["last"][score["headline"]]
+    return float(score[epoch][score["headline"]])
 
 
 @dataclass(frozen=True)

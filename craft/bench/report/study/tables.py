@@ -27,7 +27,15 @@ from craft.bench.report.study.evidence import (
 from craft.bench.report.study.plan import HEAD
 from craft.bench.report.study.premise import ALIKE, Premise
 from craft.bench.report.tables.cells import NAMES, spread
-from craft.bench.report.tables.render import MISSING, Table, p_text, percent, signed
+from craft.bench.report.tables.render import (
+    MISSING,
+    Table,
+    between,
+    number,
+    p_text,
+    percent,
+    signed,
+)
 
 LABELS = {"craft": "CRAFT", "lora": "LoRA", "head": "head alone", "lora_1": "LoRA, r = 1"}
 LABELS |= {"random_matched": "random factors, HOSVD's norm", "random_core": "random core"}
@@ -67,14 +75,8 @@ def trained(runs: Sequence[Any]) -> int | None:
     return max(found) if found else None
 
 
-def _count(value: int | None) -> str:
-    return MISSING if value is None else f"{value:,}"
-
-
 def _span(bounds: tuple[float, float] | None) -> str:
-    if bounds is None or not all(map(math.isfinite, bounds)):
-        return MISSING
-    return f"{signed(100 * bounds[0])} to {signed(100 * bounds[1])}"
+    return MISSING if bounds is None else between(100 * bounds[0], 100 * bounds[1])
 
 
 def _points(value: float) -> str:
@@ -209,7 +211,7 @@ def scores_table(study: Study) -> Table:
                 }  # fmt: skip
                 data.append(row)
                 lines.append(
-                    [label(arm), _count(row["parameters"]), NAMES[task]]
+                    [label(arm), number(row["parameters"]), NAMES[task]]
                     + [f"{row['n']} of {row['planned']}", str(row["diverged"])]
                     + [spread(row["last_mean"], row["last_sd"]) if len(ok) else MISSING]
                     + [spread(row["best_mean"], row["best_sd"]) if len(ok) else MISSING]
@@ -281,7 +283,7 @@ def headline_table(study: Study) -> Table:
                 row |= {"low": low, "high": high}
             data.append(row | facts)
             body.append(
-                [label(arm), _count(row["parameters"]), f"{len(folds)} of {planned}"]
+                [label(arm), number(row["parameters"]), f"{len(folds)} of {planned}"]
                 + [spread(_mean(v), _sd(v)) if len(v) else MISSING for v in by_task]
                 + [spread(_mean(means), _sd(means)) if len(means) else MISSING]
                 + [_difference(against), _rate(facts)]
@@ -425,9 +427,9 @@ def intruders_table(study: Study) -> Table:
             row |= {"mean_cosine": _mean(np.array([o["mean_cosine"] for o in changed]))}
             row |= {"reason": "; ".join(reasons)}
             data.append(row)
-            number = MISSING if not known else f"{row['count']:.1f} of {row['directions']:.0f}"
+            count = MISSING if not known else f"{row['count']:.1f} of {row['directions']:.0f}"
             cosine = MISSING if not changed else f"{row['mean_cosine']:.3f}"
-            lines.append([label(arm), str(len(runs)), number, cosine, row["reason"] or MISSING])
+            lines.append([label(arm), str(len(runs)), count, cosine, row["reason"] or MISSING])
         if lines:
             body += [[f"{', '.join(stages)}: {encoder}"], *lines]
     columns = ["block", "encoder", "arm", "n", "known", "count", "directions", "mean_cosine"]

@@ -14,7 +14,7 @@ import pandas as pd
 from craft.bench.report.load import TASKS, TITLES, Records
 from craft.bench.report.resampling import Resampled
 from craft.bench.report.statistics import FEWEST, interval
-from craft.bench.report.tables.render import MISSING, NO_RECORD, Table, percent, span
+from craft.bench.report.tables.render import MISSING, NO_RECORD, Table, between, percent, span
 
 
 class Names(dict[str, str]):
@@ -33,35 +33,30 @@ CELL = ["suite", "model", "method", "settings", "start_from", "task"]
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per cell: n, and over seeds the mean and deviation at best and last epoch."""
-    found = []
-    for key, group in runs.groupby(CELL, sort=False):
-        best, last = group["best"], group["last"]
-        found.append(
-            dict(zip(CELL, key, strict=True))
-            | {
-                "metric": group["headline"].iloc[0],
-                "n": len(group),
-                "mean": best.mean(),
-                "sd": best.std(ddof=1),
-                "last_mean": last.mean(),
-                "last_sd": last.std(ddof=1),
-                "best_epoch": group["best_epoch"].median(),
-                "epochs": group["epochs"].max(),
-                "collapsed": int(group["collapsed"].sum()),
-                "collapsed_last": int(group["collapsed_last"].eq(True).sum()),
-                "known_last": int(group["collapsed_last"].notna().sum()),
-                "dirty": int(group["dirty"].sum()),
-                "searched": group["searched"].iloc[0],
-                "n_dev": group["n_dev"].iloc[0],
-                "parameters_adapter": group["parameters_adapter"].iloc[0],
-                "parameters_head": group["parameters_head"].iloc[0],
-                "seeds": " ".join(map(str, group["seed"])),
-            }
+    numbers = runs.astype(dict.fromkeys(("best", "last", "best_epoch"), "float64"))
+    return (
+        numbers.groupby(CELL, sort=False)
+        .agg(
+            metric=("headline", "first"),
+            n=("id", "size"),
+            mean=("best", "mean"),
+            sd=("best", "std"),
+            last_mean=("last", "mean"),
+            last_sd=("last", "std"),
+            best_epoch=("best_epoch", "median"),
+            epochs=("epochs", "max"),
+            collapsed=("collapsed", "sum"),
+            collapsed_last=("collapsed_last", lambda known: int(known.eq(True).sum())),
+            known_last=("collapsed_last", "count"),
+            dirty=("dirty", "sum"),
+            searched=("searched", "first"),
+            n_dev=("n_dev", "first"),
+            parameters_adapter=("parameters_adapter", "first"),
+            parameters_head=("parameters_head", "first"),
+            seeds=("seed", lambda seeds: " ".join(map(str, seeds))),
         )
-    columns = [*CELL, "metric", "n", "mean", "sd", "last_mean", "last_sd"]
-    columns += ["best_epoch", "epochs", "collapsed", "collapsed_last", "known_last"]
-    columns += ["dirty", "searched", "n_dev"]
-    return pd.DataFrame(found, columns=[*columns, "parameters_adapter", "parameters_head", "seeds"])
+        .reset_index()
+    )
 
 
 def intervals(runs: pd.DataFrame, resampled: Resampled) -> pd.DataFrame:
@@ -248,9 +243,8 @@ def detail_table(found: pd.DataFrame, suite: str, model: str, intervals: pd.Data
 
 def _detail(cell: pd.Series) -> list[str]:
     row = Row(cell["method"], cell["settings"], cell["start_from"], {})
-    low, high = percent(cell["low"]), percent(cell["high"])
     numbers: list[Any] = [cell["n"], percent(cell["mean"]), percent(cell["sd"])]
-    numbers += [MISSING if MISSING in (low, high) else f"{low} to {high}"]
+    numbers += [between(cell["low"], cell["high"], percent)]
     numbers += [percent(cell["last_mean"]), percent(cell["last_sd"])]
     numbers += [f"{cell['best_epoch']:g} of {cell['epochs']}"]
     numbers += [f"{cell['collapsed']} of {cell['n']}"]

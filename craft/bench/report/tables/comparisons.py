@@ -12,7 +12,7 @@ from craft.bench.report.load import TITLES
 from craft.bench.report.resampling import Resampled
 from craft.bench.report.statistics import FEWEST, Difference, holm, paired_difference, verdict
 from craft.bench.report.tables.cells import NAMES, Row
-from craft.bench.report.tables.render import MISSING, Table, p_text, signed
+from craft.bench.report.tables.render import MISSING, Table, between, p_text, signed
 
 COLUMNS = ["task", "start_from", "method", "settings", "against", "against_settings", "n"]
 COLUMNS += ["difference", "low", "high", "p", "p_holm", "p_permutation", "detectable", "verdict"]
@@ -38,15 +38,9 @@ def comparisons(
         if mine.empty or mine["settings"].iloc[0] == settings and method == reference:
             continue
         pair = _paired(mine, theirs, resampled)
-        found.append(
-            {
-                "task": task,
-                "start_from": start,
-                "method": reference,
-                "settings": mine["settings"].iloc[0],
-            }
-            | {"against": method, "against_settings": settings}
-        )
+        facts = {"task": task, "start_from": start, "method": reference}
+        facts |= {"settings": mine["settings"].iloc[0]}
+        found.append(facts | {"against": method, "against_settings": settings})
         tested.append(pair)
     p = holm(np.array([d.p for d in tested if d is not None and d.n >= FEWEST]))
     corrected = iter(p)
@@ -87,14 +81,13 @@ def _paired(mine: pd.DataFrame, theirs: pd.DataFrame, resampled: Resampled) -> D
 def comparison_table(found: pd.DataFrame, suite: str, model: str) -> Table:
     """The reference of a comparison against the others, one line per task."""
     reference = found["method"].iloc[0]
-
     body = []
     for _, c in found.iterrows():
         other = Row(c["against"], c["against_settings"], c["start_from"], {}).name
-        span = MISSING if pd.isna(c["low"]) else f"{signed(c['low'])} to {signed(c['high'])}"
         detectable = f"{c['detectable']:.1f}" if np.isfinite(c["detectable"]) else MISSING
         body.append(
-            [other, NAMES[c["task"]], str(c["n"]), signed(c["difference"]), span]
+            [other, NAMES[c["task"]], str(c["n"]), signed(c["difference"])]
+            + [between(c["low"], c["high"])]
             + [p_text(c["p"]), p_text(c["p_holm"]), p_text(c["p_permutation"])]
             + [detectable, c["verdict"] or MISSING]
         )

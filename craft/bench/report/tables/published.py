@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from craft.bench.report.tables.cells import NAMES
-from craft.bench.report.tables.render import MISSING, Table
+from craft.bench.report.tables.render import Table, number
 from craft.errors import InputError
 
 EIGHT = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
@@ -16,8 +16,8 @@ MODELS = {"roberta-base": "roberta_base", "roberta-large": "roberta_large"}
 def related_table(related: pd.DataFrame) -> Table:
     """What other papers and repositories report for RoBERTa, with the source of each row."""
     body = [
-        [f"{row['method']} ({row['backbone']})", _count(row["parameters"])]
-        + [_score(row[task]) for task in (*EIGHT, "avg")]
+        [f"{row['method']} ({row['backbone']})", number(row["parameters"])]
+        + [number(row[task], "{:.1f}") for task in (*EIGHT, "avg")]
         + [f"{row['source']} ({row['provenance']})"]
         for _, row in related.iterrows()
     ]
@@ -36,14 +36,6 @@ def related_table(related: pd.DataFrame) -> Table:
             "protocols differ: starts, selection and seeds are in the column `note` of the CSV",
         ],
     )
-
-
-def _count(value: float) -> str:
-    return MISSING if pd.isna(value) else f"{value:,.0f}"
-
-
-def _score(value: float) -> str:
-    return MISSING if pd.isna(value) else f"{value:.1f}"
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:

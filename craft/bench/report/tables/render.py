@@ -1,6 +1,8 @@
 """One table in three forms: Markdown to read, LaTeX (booktabs) to print, CSV to compute with."""
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,14 +107,24 @@ def escape(text: str) -> str:
     return re.sub(pattern, lambda found: (SPECIAL | SYMBOLS)[found[0]], text)
 
 
-def percent(value: float | None, digits: int = 1) -> str:
+def number(value: float | None, form: str = "{:,.0f}") -> str:
+    """A number in some form, `-` where there is none."""
+    return MISSING if value is None or pd.isna(value) else form.format(value)
+
+
+def percent(value: float | None) -> str:
     """A fraction as per cent, `-` where there is none."""
-    return MISSING if value is None or pd.isna(value) else f"{100 * value:.{digits}f}"
+    return number(None if value is None else 100 * value, "{:.1f}")
 
 
-def signed(value: float | None, digits: int = 1) -> str:
-    """A difference in points with its sign."""
-    return MISSING if value is None or pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
+def signed(value: float | None) -> str:
+    """A difference in points with its sign, `-` where there is none."""
+    return MISSING if value is None or pd.isna(value) else f"{value:+.1f}".replace("-", "−")
+
+
+def between(low: float, high: float, form: Callable[[float], str] = signed) -> str:
+    """An interval, `-` where it has no bounds."""
+    return f"{form(low)} to {form(high)}" if math.isfinite(low) and math.isfinite(high) else MISSING
 
 
 def p_text(p: float) -> str:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from craft.bench.model.counts import expected_parameters
 from craft.bench.report.load import TITLES, Records
-from craft.bench.report.methods import SHAPES, methods
+from craft.bench.report.method_files import SHAPES, methods
 from craft.bench.report.tables.cells import Row
-from craft.bench.report.tables.render import MISSING, Table, span
+from craft.bench.report.tables.render import MISSING, Table, number, span
 from craft.bench.settings.declared import read
 from craft.bench.settings.sections import Method
 
@@ -87,32 +87,16 @@ def cost_table(records: Records) -> Table:
     data.insert(len(key) + 1, "tasks", grouped["task"].nunique().to_numpy())
     searches = runs.drop_duplicates([*key, "task"]).groupby(key, sort=False)["search_seconds"]
     data["search_seconds"] = searches.sum().to_numpy(dtype="float64")
-    order = list(
-        dict.fromkeys(
-            zip(data["suite"], data["model"], data["hardware"], data["precision"], strict=True)
-        )
-    )
     body = []
-    for group in order:
-        suite, model, hardware, precision = group
+    for (suite, model, hardware, precision), chosen in data.groupby(key[:4], sort=False):
         body.append([f"{TITLES[suite]}, {model}, {hardware}, {precision}"])
-        chosen = data[(data[key[:4]] == list(group)).all(axis=1)]
         body += [_cost_line(row) for _, row in chosen.iterrows()]
     lost, sought = records.unsuccessful["seconds"].sum(), records.searches["seconds"].sum()
     total = (records.runs["seconds"].sum() + lost + sought) / 3600
     return Table(
         name="cost",
         title="Cost per method",
-        header=[
-            "method",
-            "runs",
-            "tasks",
-            "host MB",
-            "GPU MB",
-            "file kB",
-            "hours",
-            "with search",
-        ],
+        header=["method", "runs", "tasks", "host MB", "GPU MB", "file kB", "hours", "with search"],
         rows=body,
         data=data,
         notes=[
@@ -128,16 +112,13 @@ def cost_table(records: Records) -> Table:
 
 
 def _cost_line(row: pd.Series) -> list[str]:
-    def number(name: str, form: str) -> str:
-        return MISSING if pd.isna(row[name]) else form.format(row[name])
-
     return [
         Row(row["method"], row["settings"], "", {}).name,
         str(row["runs"]),
         str(row["tasks"]),
-        number("peak_host_megabytes", "{:,.0f}"),
-        number("peak_gpu_megabytes", "{:,.0f}"),
-        number("adapter_kilobytes", "{:,.0f}"),
+        number(row["peak_host_megabytes"]),
+        number(row["peak_gpu_megabytes"]),
+        number(row["adapter_kilobytes"]),
         f"{row['seconds'] / 3600:,.2f}",
         f"{(row['seconds'] + row['search_seconds']) / 3600:,.2f}",
     ]
