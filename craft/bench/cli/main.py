@@ -56,10 +56,11 @@ def main(command: str | None = None, program: str | None = None) -> None:
             print(f"error: {command!r} is not one of {', '.join(COMMANDS)}", file=sys.stderr)
             sys.exit(2)
         program = f"craft {command}"
-    start(partial(_run, command, program or f"python scripts/{command}.py", words))
+    start(partial(run, command, program or f"python scripts/{command}.py", words))
 
 
-def _run(command: str, program: str, words: Sequence[str]) -> None:
+def run(command: str, program: str, words: Sequence[str]) -> None:
+    """A command with its words; what goes wrong is raised."""
     if command not in HYDRA or {"-h", "--help"} & set(words):
         given = parser(command, program).parse(words)
         module(command).main(given)

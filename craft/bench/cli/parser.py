@@ -32,22 +32,33 @@ class Parser(argparse.ArgumentParser):
         given = []
         for word in words:
             found = SETTING.fullmatch(word)
-            if found is None or found[1] not in known:
+            if found is None:
                 given.append(word)
+            elif found[1] not in known:
+                raise self._unknown(word)
             elif found[2]:
                 given.append(f"--{found[1]}={found[2]}")
-        found, odd = self.parse_known_args(given)
+        found, odd = self.parse_known_intermixed_args(given)
         if odd:
-            names = [
-                f"{action.dest}=" if action.nargs != 0 else action.option_strings[0]
-                for action in self._actions
-                if action.option_strings and action.dest != "help"
-            ]
-            raise InputError(f"{odd[0]!r} is not one of {', '.join(names)}")
+            raise self._unknown(odd[0])
         return found
+
+    def _unknown(self, word: str) -> InputError:
+        names = [
+            f"{action.dest}=" if action.nargs != 0 else action.option_strings[0]
+            for action in self._actions
+            if action.option_strings and action.dest != "help"
+        ]
+        return InputError(f"{word!r} is not one of {', '.join(names)}")
 
     def error(self, message: str) -> NoReturn:
         """argparse's own words, with the name as it is given."""
+        chosen = re.fullmatch(
+            r"argument (?:--)?(\w+): invalid choice: (.+) \(choose from (.*)\)", message
+        )
+        if chosen:
+            allowed = chosen[3].replace("'", "")
+            raise InputError(f"{chosen[1]} {chosen[2]} is not one of {allowed}")
         raise InputError(re.sub(r"^argument --(\w+):", r"\1:", message))
 
 
