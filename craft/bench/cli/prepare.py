@@ -19,7 +19,7 @@ from craft.bench.cli.train import arguments as arguments
 from craft.bench.model.locate import tokenizer_of
 from craft.bench.run.execute import caches, prepare
 from craft.bench.run.inputs import Planner
-from craft.bench.settings.places import CONFIGS
+from craft.bench.settings.places import CONFIGS, let_configs_name_them
 from craft.bench.settings.resolve import check
 from craft.bench.training.loop import Seeds
 
@@ -62,6 +62,7 @@ _of_hydra = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name
 
 
 def main(_: Namespace | None = None) -> None:
+    let_configs_name_them()  # for --resolve, which asks no code of ours
     _of_hydra()
     outputs = next((a.split("=", 1)[1] for a in sys.argv if a.startswith("outputs=")), "outputs")
     print(

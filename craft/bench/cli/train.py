@@ -23,7 +23,7 @@ from craft.bench.cli.parser import Parser
 from craft.bench.cli.process import job
 from craft.bench.run import signals
 from craft.bench.run.run import carry_out
-from craft.bench.settings.places import CONFIGS
+from craft.bench.settings.places import CONFIGS, let_configs_name_them
 from craft.bench.settings.sections import DECLARED
 
 GROUPS = ("model", "task", "data", "method", "logger", "row", "experiment", "hydra/launcher")
@@ -39,6 +39,7 @@ _of_hydra = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name
 
 
 def main(_: Namespace | None = None) -> None:
+    let_configs_name_them()  # for --resolve, which asks no code of ours
     _of_hydra()
 
 

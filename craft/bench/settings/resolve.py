@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from craft.bench.settings.declared import flatten, one_of, plain, read, whole
+from craft.bench.settings.places import let_configs_name_them
 from craft.bench.settings.sections import DECLARED, UNTRAINED, RunConfig, declaration
 from craft.errors import InputError, first_line
 
@@ -137,6 +138,7 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     was used stays.
 
     InputError names all values at once that must be given, or that the recipe has none of."""
+    let_configs_name_them()
     row = recipe_row(cfg.get("recipe") or {}, cfg.task.name)
     cfg = copy.deepcopy(cfg)
     of_recipe: dict[str, str] = {}
