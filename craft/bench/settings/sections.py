@@ -188,7 +188,7 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Vertical:
+class VerticalSettings:
     """The `model.vertical` section."""
 
     rank: Annotated[int | None, setting(
@@ -219,7 +219,7 @@ class Model:
         "true: weights drawn from the seed in place of the pre-trained ones, a baseline",
         neutral=False, check=truth,
     )] = False  # fmt: skip
-    vertical: Vertical = Vertical()
+    vertical: VerticalSettings = VerticalSettings()
     digest: Annotated[str | None, setting("of weights and config", Effect.NOTHING)] = None
     licence: Annotated[str | None, setting("null: from the card", Effect.NOTHING)] = None
 
