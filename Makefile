@@ -73,10 +73,11 @@ test-peft: $(STAMP) $(PEFT_TESTS) ## peft's own tests on our tuners, against tes
 	cd $(PEFT_TESTS) && $(TEST_ENV) PYTHONPATH="$(CURDIR):$(CURDIR)/tests/peft" \
 		$(abspath $(PY)) -m pytest -q -n 2 -p matrix -c "$(CURDIR)/tests/peft/pytest.ini" --rootdir .
 
-lint: $(STAMP) ## ruff and pyright (1 min)
+lint: $(STAMP) ## ruff, pyright and the direction of imports (1 min)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright --pythonpath $(PY)
+	$(VENV)/bin/lint-imports --no-cache
 
 format: $(STAMP) ## let ruff rewrite what it can (seconds)
 	$(PY) -m ruff check --fix .

@@ -15,8 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from entry import start
-
+from craft.bench.cli.process import start
 from craft.errors import InputError, first_line
 
 

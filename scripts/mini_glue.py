@@ -22,7 +22,9 @@ from english.passages import rte
 from english.pronouns import wnli
 from english.questions import qqp
 from english.sentiment import sst2
-from entry import options, start
+
+from craft.bench.cli.parser import options
+from craft.bench.cli.process import start
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from entry import start
 from omegaconf import OmegaConf
+
+from craft.bench.cli.process import start
+from craft.bench.settings.declared import read
+from craft.bench.settings.sections import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "results" / "models" / "roberta-mini"
@@ -158,7 +161,7 @@ def learnt(folder: Path) -> pd.DataFrame:
     from craft.bench.run.predictions import read_predictions
     from craft.bench.run.record import read_all
 
-    digest = locate({"path": MODEL, "repository": None, "revision": None}).digest
+    digest = locate(read(Model, {"path": MODEL, "repository": None, "revision": None})).digest
     rows = []
     for path, made in read_all(folder):
         if made["status"] != "ok" or made["result"]["config"]["model.digest"] != digest:

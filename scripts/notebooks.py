@@ -7,7 +7,7 @@ python scripts/notebooks.py notebooks/01_method.ipynb
 import sys
 from pathlib import Path
 
-from entry import start
+from craft.bench.cli.process import start
 
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = {

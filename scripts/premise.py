@@ -8,7 +8,8 @@ json=results/study/premise.json is what the report draws, which has no encoders 
 import sys
 from pathlib import Path
 
-from entry import options, start
+from craft.bench.cli.parser import options
+from craft.bench.cli.process import start
 
 
 def main() -> None:

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from entry import count, listen, options, start, stopped
-
+from craft.bench.cli.parser import options
+from craft.bench.cli.process import start
+from craft.bench.run.signals import listen, stopped
 from craft.errors import InputError, Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +91,9 @@ def main() -> None:
     for encoder in plan.plain["encoders"]:
         if not (Path(str(given["encoders"])) / encoder / "config.json").is_file():
             raise InputError(f"encoders: there is no {encoder}/config.json in {given['encoders']}")
-    workers = count("workers", str(given["workers"]))
+    workers = str(given["workers"])
+    if not workers.isdecimal() or int(workers) < 1:
+        raise InputError(f"workers must be a whole number of at least 1, not {workers!r}")
     names = [stage.name for stage in plan.stages]
     if given["last"] is not None and given["last"] not in names:
         raise InputError(f"last {given['last']!r} is not one of {', '.join(names)}")
@@ -112,7 +115,7 @@ def main() -> None:
         return
     listen()
     os.nice(19)
-    work_off(plan, work, command, workers, given["last"])
+    work_off(plan, work, command, int(workers), given["last"])
 
 
 def work_off(plan: Any, work: Work, command: Any, workers: int, last: str | None) -> None:

@@ -11,20 +11,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from entry import start
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
+from craft.bench.cli.process import start
+from craft.bench.report.differences import neutral
+from craft.bench.report.load import sound_records
+from craft.bench.run import record
+from craft.bench.settings.declared import flatten
+from craft.bench.settings.places import CONFIGS
+from craft.bench.settings.resolve import OF_RECIPE, recipe_row
+from craft.errors import InputError
+
 UNKNOWN = object()  # the default of a value that the recipe leaves open
 
 
 def main() -> None:
-    from craft.bench.report.load import sound_records
-    from craft.bench.run import record
-    from craft.errors import InputError
-
     folders = [Path(word) for word in sys.argv[1:]]
     if not folders:
         raise InputError("no folder is named: give folders of records, such as results/runs")
@@ -61,9 +63,6 @@ def differences(config: dict[str, Any], default: dict[str, Any]) -> dict[str, An
     """The `method.peft.*` and `train.*` values of a resolved config that its default states
     otherwise, what was made of its model (random weights, a vertical backbone), and that it was
     scored on a part of train or on folds."""
-    from craft.bench.report.differences import neutral
-    from craft.bench.settings.resolve import flatten
-
     made = {k: config["model"][k] for k in ("random", "vertical") if k in config["model"]}
     chosen = {"method": {"peft": config["method"]["peft"]}, "train": config["train"], "model": made}
     chosen |= {key: config[key] for key in ("selection", "fold") if key in config}
@@ -79,30 +78,25 @@ def differences(config: dict[str, Any], default: dict[str, Any]) -> dict[str, An
 def defaults(label: str, model: str, task: str) -> dict[str, Any]:
     """What configs/method, configs/recipe and configs/train say for a method, a model and a task:
     dotted `method.peft.*` and `train.*` keys; UNKNOWN where the recipe leaves a value open."""
-    from craft.bench.settings.resolve import flatten
-
-    files = {OmegaConf.load(p)["label"]: p for p in sorted((CONFIGS / "method").glob("*.yaml"))}
-    whole = OmegaConf.create(
-        {"task": {"name": task}, "train": OmegaConf.load(CONFIGS / "train" / "default.yaml")}
-    )
-    recipe = None
-    if label in files:
-        whole["method"] = {"peft": OmegaConf.load(files[label])["peft"]}
-        recipes = CONFIGS / "recipe" / files[label].stem
-        places = (recipes / f"{model}.yaml", recipes / "local.yaml", CONFIGS / "recipe/local.yaml")
-        recipe = next((path for path in places if path.is_file()), None)
-    rows = OmegaConf.load(recipe) if recipe else OmegaConf.create({})
-    row = OmegaConf.merge(rows.get("_all") or {}, rows.get(task) or {})
-    whole["recipe"] = {task: row} if row else {}
-    raw: Any = OmegaConf.to_container(whole, resolve=False)
+    files = {
+        OmegaConf.load(p)["label"]: p.stem for p in sorted((CONFIGS / "method").glob("*.yaml"))
+    }
+    method = files.get(label)
+    recipe = f"{method}/{model}"
+    if not (CONFIGS / "recipe" / f"{recipe}.yaml").is_file():
+        recipe = "local"
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", [*([f"method={method}"] if method else []), f"recipe={recipe}"])
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    sections, row = {"train": raw["train"]}, {}
+    if method is not None:
+        sections["method"] = {"peft": raw["method"]["peft"]}
+        row = recipe_row(cfg.recipe, task)
     found = {}
-    for key, _ in flatten({k: raw[k] for k in ("train", "method") if k in raw}):
-        try:
-            value = OmegaConf.select(whole, key, throw_on_missing=True)
-        except OmegaConfBaseException:
-            value = UNKNOWN
-        found[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    return {key: UNKNOWN if value == "???" else value for key, value in found.items()}
+    for key, value in flatten(sections):
+        of_recipe = OF_RECIPE.fullmatch(str(value))
+        found[key] = row.get(of_recipe[1], UNKNOWN) if of_recipe else value
+    return found
 
 
 if __name__ == "__main__":

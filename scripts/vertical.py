@@ -13,11 +13,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from entry import start
 from omegaconf import OmegaConf
 from pretraining.corpus import Sequences, corpus_files, encode
 from pretraining.encoder import held_out_loss
 from transformers import RobertaForMaskedLM, RobertaTokenizerFast
+
+from craft.bench.cli.process import start
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "results" / "models" / "roberta-mini"

@@ -176,7 +176,7 @@ def test_editable_install_is_found_from_the_folder_that_a_clone_lies_in(tmp_path
     (clone / "craft" / "__init__.py").touch()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, clone)
-    build = "from setuptools.build_meta import build_editable; import sys; "
+    build = "from hatchling.build import build_editable; import sys; "
     build += "build_editable(sys.argv[1])"
     site.mkdir()
     subprocess.run([sys.executable, "-c", build, site], cwd=clone, capture_output=True, check=True)

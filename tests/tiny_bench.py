@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from craft.bench.run.run import run
-from craft.bench.settings.resolve import check
+from craft.bench.settings.declared import read
+from craft.bench.settings.resolve import check, differs
 from craft.bench.settings.sections import RunConfig, Task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,7 +93,7 @@ def save_other(folder: Path, kind: str) -> Path:
 @functools.cache
 def task_of(name: str) -> Task:
     facts = OmegaConf.to_container(OmegaConf.load(CONFIGS / "task" / f"{name}.yaml"))
-    return Task.from_config(facts)  # type: ignore[arg-type]
+    return read(Task, facts, f"task {name}")  # type: ignore[arg-type]
 
 
 def sentence(dice: random.Random, word: str) -> str:
@@ -190,8 +191,9 @@ class Bench:
         return check(compose(*self.overrides(*more, **choices)))
 
     def run(self, *more: str, stop=lambda: False, said: list | None = None, **choices: str) -> dict:
-        config = self.config(*more, **choices)
-        return run(config, "a test", stop, (said if said is not None else []).append)
+        cfg = compose(*self.overrides(*more, **choices))
+        say = (said if said is not None else []).append
+        return run(check(cfg), "a test", stop, say, differs=differs(cfg))
 
     def folder(self) -> Path:
         """The one run's folder."""

@@ -9,12 +9,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from craft.bench import hub
-from craft.bench.settings.sections import Task
+from craft.bench.settings.sections import Data, Task
 from craft.errors import InputError, first_line
 
 MINI = Path(__file__).parent / "mini"  # made by scripts/mini_glue.py, frozen
@@ -44,15 +43,13 @@ class GlueData:
     skipped: dict[str, int]
 
 
-def load(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> GlueData:
-    """Load splits of a task from `source`, the resolved `data` section.
+def load(task: Task, source: Data, splits: Sequence[str]) -> GlueData:
+    """Load splits of a task.
 
     The digest covers texts and labels as they come out here, so the same content has the same
     digest whichever way it came. InputError where something is missing or malformed."""
     readers = {"hub": _from_hub, "local": _from_folder, "mini": _from_tables}
-    if source["source"] not in readers:
-        raise InputError(f"data source {source['source']!r} is not one of {', '.join(readers)}")
-    loaded, skipped = readers[source["source"]](task, source, splits)
+    loaded, skipped = readers[source.source](task, source, splits)
     state = hashlib.sha256()
     for split in loaded.values():
         if not len(split):
@@ -85,10 +82,10 @@ def _from_columns(task: Task, name: str, columns: Mapping[str, list], where: str
     return Split(name, tuple(list(columns[c]) for c in task.columns), labels, list(idx))
 
 
-def _from_hub(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:
+def _from_hub(task: Task, source: Data, splits: Sequence[str]) -> Loaded:
     from datasets import load_dataset
 
-    repository, revision = source["repository"], source["revision"]
+    repository, revision = str(source.repository), source.revision
     try:
         with hub.one_error():
             found = load_dataset(repository, task.hub, revision=revision)
@@ -104,15 +101,16 @@ def _from_hub(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> L
     return loaded, {}
 
 
-def _from_tables(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:
+def _from_tables(task: Task, source: Data, splits: Sequence[str]) -> Loaded:
     if not (MINI / task.hub).is_dir():
         known = ", ".join(sorted(path.name for path in MINI.iterdir()))
         raise InputError(f"mini-GLUE: task {task.name!r} is not one of {known}")
-    return _from_folder(task, {"dir": MINI}, splits)
+    return _from_folder(task, Data("local", dir=MINI), splits)
 
 
-def _from_folder(task: Task, source: Mapping[str, Any], splits: Sequence[str]) -> Loaded:
-    folder = Path(source["dir"])
+def _from_folder(task: Task, source: Data, splits: Sequence[str]) -> Loaded:
+    folder = source.dir
+    assert folder is not None
     if not folder.is_dir():
         raise InputError(f"data.dir: {folder} is not a folder")
     loaded, skipped = {}, {}

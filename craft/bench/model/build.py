@@ -5,7 +5,7 @@ import contextlib
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from craft.bench.model.locate import Backbone
 from craft.bench.model.trusted import check_fields, peft_config_class
-from craft.bench.settings.sections import Task
+from craft.bench.settings.sections import Method, Task
 from craft.errors import InputError, first_line
 from craft.tucker import Clipped
 from craft.tuners.encoders import ENCODERS
@@ -121,7 +121,7 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
-def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
+def attach(model: nn.Module, method: Method, seed: int) -> PeftModel:
     """Attach a method, `get_peft_model(model, instantiate(method.peft))`, with the heads as modules
     to save and, where it names none, the target modules of the encoder's type.
 
@@ -129,7 +129,7 @@ def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
     method draws at random comes from `seed`. A model on the meta device gets an adapter that is
     there too. InputError where its target modules match nothing."""
     saved = heads(model)
-    if method.get("train_backbone"):
+    if method.train_backbone:
         # by its whole path: ModernBERT calls its backbone `model`, and peft's tuner all that it has
         saved = [f"base_model.model.{model.base_model_prefix}", *saved]
     config = peft_config(method, modules_to_save=saved)
@@ -147,7 +147,7 @@ def attach(model: nn.Module, method: Mapping[str, Any], seed: int) -> PeftModel:
             on_meta = all(parameter.is_meta for parameter in model.parameters())
             attached = get_peft_model(model, config, low_cpu_mem_usage=on_meta)
         except (ValueError, TypeError) as error:
-            raise InputError(f"method {method['label']}: {' '.join(str(error).split())}") from error
+            raise InputError(f"method {method.label}: {' '.join(str(error).split())}") from error
     clipped = [one.message for one in said if isinstance(one.message, Clipped)]
     if clipped:
         warnings.warn(Clipped.merged(clipped), stacklevel=2)
@@ -194,19 +194,19 @@ def _own_targets(model: nn.Module, config: PeftConfig) -> set[str] | str | None:
     return set(targets) if isinstance(targets, list) else targets
 
 
-def peft_config(method: Mapping[str, Any], modules_to_save: list[str]) -> PeftConfig:
+def peft_config(method: Method, modules_to_save: list[str]) -> PeftConfig:
     """The method's PeftConfig; InputError where its fields are not accepted."""
-    given = {key: value for key, value in method["peft"].items() if key != "_target_"}
+    given = {key: value for key, value in method.peft.items() if key != "_target_"}
     fields = {"task_type": "SEQ_CLS", "modules_to_save": modules_to_save}
     try:
-        kind = peft_config_class(method["peft"])
+        kind = peft_config_class(method.peft)
         check_fields(kind, given)
         return kind(**copy.deepcopy(given), **fields)
     except (TypeError, ValueError, AttributeError, KeyError, ImportError) as error:
         reason = first_line(error)
         if reason.split()[0] in given:  # the classes name their fields, not where they are given
             reason = f"method.peft.{reason}"
-        raise InputError(f"method {method['label']}: {reason}") from error
+        raise InputError(f"method {method.label}: {reason}") from error
 
 
 def trained(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:

@@ -1,19 +1,18 @@
 """How many numbers a method trains besides the head: attached to a model's shapes, and counted."""
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from craft.bench.model.build import attach, trained
+from craft.bench.settings.sections import Method
 from craft.tuners.sandwich.backbone import shapes_alone
 
 _counted: dict[str, int] = {}
 
 
-def expected_parameters(method: Mapping[str, Any], model_config: PretrainedConfig) -> int:
+def expected_parameters(method: Method, model_config: PretrainedConfig) -> int:
     """What a method of `configs/method` trains besides the head in a model of this architecture.
 
     The method is attached to the model on the meta device, so that no weight is made or
@@ -23,7 +22,7 @@ def expected_parameters(method: Mapping[str, Any], model_config: PretrainedConfi
 
     The formula in a method's `facts.parameters` is text: it is of the method as its file has it,
     with any whole numbers in the fields that it names. The tests hold it and the count together."""
-    key = f"{method['peft']} {method.get('train_backbone')} {model_config.to_json_string()}"
+    key = f"{method.peft} {method.train_backbone} {model_config.to_json_string()}"
     if key not in _counted:
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(model_config)

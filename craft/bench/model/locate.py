@@ -18,6 +18,8 @@ from craft.bench import hub
 from craft.bench.glue.tokens import Tokens
 from craft.bench.model import paper
 from craft.bench.model.readme import NAME, as_name, read_card
+from craft.bench.settings.declared import plain
+from craft.bench.settings.sections import Model
 from craft.errors import InputError, first_line
 from craft.files import sha256
 
@@ -64,49 +66,48 @@ class Backbone:
         return {name: getattr(self, name) for name in names}
 
 
-def locate(model: Mapping[str, Any]) -> Backbone:
+def locate(model: Model) -> Backbone:
     """Find the files of a `model` section: the folder `path`, or a pinned revision on the hub or in
     its cache.
 
     Its name is the section's `name`, or that of the card in the folder, or the folder's own.
     InputError where there is no such folder, no sound safetensors weights in it, neither network
     nor cache, and where the name cannot stand in a file's."""
-    name = model.get("name")
+    name = model.name
     if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
         raise InputError(
             f"model.name {name!r} must start with a letter or digit and hold these, '.', '_' and "
             "'-' alone"
         )
-    if model["path"] is not None:
-        folder = Path(model["path"])
+    if model.path is not None:
+        folder = model.path
         if not (folder / "config.json").is_file():
             raise InputError(f"model.path: there is no config.json in {folder}")
     else:
-        folder = _download(model["repository"], model["revision"])
+        folder = _download(str(model.repository), str(model.revision))
     digest, config, found = weights_digest(folder), _config_of(folder), shapes(folder)
-    repository, revision = model.get("repository"), model.get("revision")
+    repository, revision = model.repository, model.revision
     verified = None
     if (published := paper.PUBLISHED.get(repository or "")) is not None:
         verified, differs = _verified(model, published, folder, digest, config, found)
         if verified is None:
             name = None if name == published.name else name
-    if model["path"] is not None and verified is None:
+    if model.path is not None and verified is None:
         repository = revision = None
-    vertical = model.get("vertical", {"rank": None})
     card = read_card(folder)
     name = name or card.name or as_name(folder.resolve().name) or "unnamed"
     if published is not None and verified is None:
         if name == published.name:  # by its folder or card alone
             name = f"{name}-{digest[:8]}"
         warnings.warn(
-            f"model.path: {folder} is not {model['repository']} ({differs}): its runs are "
+            f"model.path: {folder} is not {model.repository} ({differs}): its runs are "
             f"those of {name}",
             stacklevel=2,
         )
     return Backbone(
         folder,
         name=name,
-        licence=(model.get("licence") if verified or not published else None) or card.licence,
+        licence=(model.licence if verified or not published else None) or card.licence,
         model_type=config.get("model_type", "unknown"),
         parameters=sum(math.prod(shape) for shape in found.values()),
         digest=digest,
@@ -114,8 +115,8 @@ def locate(model: Mapping[str, Any]) -> Backbone:
         repository=repository,
         revision=revision,
         verified=verified,
-        random=model.get("random", False),
-        vertical=None if vertical["rank"] is None else vertical,
+        random=model.random,
+        vertical=None if model.vertical.rank is None else plain(model.vertical),
     )
 
 
@@ -130,7 +131,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def _verified(
-    model: Mapping[str, Any],
+    model: Model,
     published: paper.Published,
     folder: Path,
     digest: str,
@@ -140,16 +141,16 @@ def _verified(
     """How the weights in a folder were found to be a published model's, or None and what differs.
 
     InputError where the hub gives other weights than the pinned ones."""
-    pinned = model.get("digest")
-    if model["path"] is None:
+    pinned = model.digest
+    if model.path is None:
         if pinned not in (None, digest):
             raise InputError(
-                f"model.digest: {model['repository']} gives weights with the digest "
+                f"model.digest: {model.repository} gives weights with the digest "
                 f"{digest[:12]}, not {pinned[:12]}"
             )
         return (paper.REVISION if pinned is None else paper.DIGEST), ""
     if pinned is None:
-        pinned = _cached_digest(model["repository"], model["revision"])
+        pinned = _cached_digest(str(model.repository), str(model.revision))
     if pinned is not None:
         differs = f"the digest of its weights is {digest[:12]} instead of {pinned[:12]}"
         return (paper.DIGEST, "") if digest == pinned else (None, differs)

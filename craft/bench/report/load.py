@@ -36,7 +36,7 @@ from craft.bench.report.tables.search import (
 from craft.bench.run import record
 from craft.bench.run.identity import KNOWN
 from craft.bench.run.predictions import read_predictions
-from craft.bench.settings.resolve import flatten
+from craft.bench.settings.declared import flatten
 from craft.errors import InputError
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")  # as in Table 2

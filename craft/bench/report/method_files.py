@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig, RobertaConfig
 
@@ -39,14 +40,13 @@ def ordered(configs: Path, records: Iterable[Mapping[str, Any]] = ()) -> tuple[s
 def methods(configs: Path, model: str) -> Mapping[str, Mapping[str, Any]]:
     """Label -> content of every method's file, with the fields that its recipe for the model fills
     in (on MNLI)."""
-    found = {}
-    for name, method in files(configs).items():
-        recipe = OmegaConf.load(configs / "recipe" / name / f"{model}.yaml")
-        row = OmegaConf.merge(recipe.get("_all") or {}, recipe.get("mnli") or {})
-        whole = OmegaConf.create({"task": {"name": "mnli"}, "recipe": {"mnli": row}})
-        whole["method"] = method
-        found[str(method["label"])] = OmegaConf.to_container(whole["method"], resolve=True)
-    return found
+    with initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+        composed = [
+            compose("train", [f"method={name}", f"model={model}", "task=mnli"])
+            for name in files(configs)
+        ]
+    sections = [OmegaConf.to_container(cfg.method, resolve=True) for cfg in composed]
+    return {section["label"]: section for section in sections}  # type: ignore[call-overload, index]
 
 
 @cache

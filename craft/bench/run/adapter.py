@@ -27,7 +27,7 @@ def origin_of(config: RunConfig, backbone: Backbone, drawn: bool) -> dict[str, A
 
     `drawn` says whether some of the backbone's weights come from the run's seed, which then counts
     unless the adapter holds them all."""
-    seeded = drawn and not config.method.get("train_backbone")
+    seeded = drawn and not config.method.train_backbone
     return {
         "task": config.task.name,
         "model": {

@@ -32,6 +32,7 @@ from craft.bench.run.inputs import Inputs
 from craft.bench.run.predictions import write_predictions
 from craft.bench.run.start_from import start_from
 from craft.bench.run.tracking import tracker
+from craft.bench.settings.declared import plain
 from craft.bench.settings.sections import RunConfig, Task
 from craft.bench.training import memory
 from craft.bench.training.batches import layout_of
@@ -70,7 +71,7 @@ def execute(
     }
     labels = {name: data.splits[name].labels for name in config.task.dev}
     line = ProgressLine(folder.path.name, config.task.headline)
-    log = tracker(config.logger, run_id, folder.path.name, config.resolved, str(folder.path))
+    log = tracker(config.logger, run_id, folder.path.name, plain(config), str(folder.path))
 
     def observe(progress: Any, total: int, running: torch.Tensor | None) -> None:
         line.observe(progress, total, running)

@@ -94,7 +94,7 @@ class RunFolder:
         runs, ending = config.outputs / "runs", f"-{run_id[:10]}"
         for folder in sorted(runs.glob(f"*{ending}")):
             return cls(folder)
-        label = "".join(c if c.isalnum() else "_" for c in config.method["label"].lower())
+        label = "".join(c if c.isalnum() else "_" for c in config.method.label.lower())
         name = f"{config.task.name}-{label}-{model}-s{config.seed}{ending}"
         return cls(runs / name)
 

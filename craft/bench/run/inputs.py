@@ -9,6 +9,7 @@ from craft.bench.model.locate import Backbone, locate
 from craft.bench.run import record
 from craft.bench.run.folder import RunFolder
 from craft.bench.run.identity import identity
+from craft.bench.settings.declared import plain
 from craft.bench.settings.sections import RunConfig
 from craft.errors import InputError
 
@@ -65,7 +66,7 @@ class Planner:
             start = Start(planned.id, planned.folder)
         backbone = self._backbone(config)
         data = self._rows(config)
-        kept = identity(config, backbone.digest, data.digest, backbone.tokenizer)
+        kept = identity(plain(config), backbone.digest, data.digest, backbone.tokenizer)
         if start is not None:
             kept["start_from.id"] = start.id
         run_id = record.digest(kept)

@@ -48,13 +48,13 @@ def predict_to_file(config: RunConfig) -> list[Path]:
     predict.input; returns the files.
 
     With several splits (MNLI) each has a file of its own, its name before the suffix."""
-    if config.predict["output"] is None:
+    if config.predict.output is None:
         raise InputError("mode=predict needs predict.output=FILE.tsv")
-    if config.predict["input"] is None:
+    if config.predict.input is None:
         splits = sources.load(config.task, config.data, config.task.test).splits
     else:
-        splits = {"input": read_columns(config.task, Path(config.predict["input"]))}
-    output = Path(config.predict["output"])
+        splits = {"input": read_columns(config.task, config.predict.input)}
+    output = config.predict.output
     written = []
     for name, logits in logits_of(config, locate(config.model), splits).items():
         path = output if len(splits) == 1 else output.with_stem(f"{output.stem}_{name}")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from craft.bench.run.lease import Holder
+from craft.bench.settings.places import ROOT
 
 PACKAGES = (
     "torch",
@@ -32,9 +33,10 @@ SOURCES = (
     "configs",
     "scripts",
     "requirements.lock",
+    "results/models/roberta-mini",
+    "results/published",
 )  # what a record's cleanness is judged by
 
-ROOT = Path(__file__).resolve().parents[3]  # of the checkout, or of a copy of the sources
 SNAPSHOT = "snapshot.json"  # in the root of a copy of the sources: which commit it is
 
 

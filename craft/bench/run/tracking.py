@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from craft.bench.run.provenance import wandb_mode, without_secrets
+from craft.bench.settings.sections import Logger
 from craft.errors import InputError, first_line
 
 SECONDS = 60  # for wandb to begin and to end
@@ -97,16 +98,14 @@ Tracker = NoTracker | WandbTracker
 
 
 def tracker(
-    logger: Mapping[str, Any], run_id: str, name: str, config: Mapping[str, Any], folder: str
+    logger: Logger, run_id: str, name: str, config: Mapping[str, Any], folder: str
 ) -> Tracker:
     """The tracker that the `logger` section asks for; InputError where wandb is asked for and not
     installed."""
-    if logger["name"] == "none":
+    if logger.name == "none":
         return NoTracker()
-    if logger["name"] != "wandb":
-        raise InputError(f"logger {logger['name']!r} is not one of wandb, none")
     try:
-        return WandbTracker(logger["project"], run_id, name, config, folder)
+        return WandbTracker(str(logger.project), run_id, name, config, folder)
     except ImportError as error:
         raise InputError(
             "logger=wandb, but wandb is not installed; install it or take logger=none"

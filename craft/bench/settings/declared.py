@@ -5,13 +5,15 @@ changes, the value that changes nothing, and the check of what is given.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from craft.errors import InputError
 
+S = TypeVar("S")
 Check = Callable[[str, Any], None]  # name, value; InputError where it cannot be used
 ALWAYS = object()  # the neutral value of a setting that has none
 
@@ -55,6 +57,57 @@ def declared(section: type, prefix: str = "") -> Iterator[tuple[str, Declared]]:
             yield f"{prefix}{name}", found
         if is_dataclass(kind):
             yield from declared(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+
+
+def read(section: type[S], values: Mapping[str, Any], name: str = "") -> S:
+    """A section from plain values, sections within it included: a whole number where a float is
+    declared is one, a text a path, a list a tuple.
+
+    InputError for keys that are unknown, or missing where there is no default, and for the first
+    value that its declaration does not allow."""
+    known = {f.name: f for f in fields(section)}  # type: ignore[arg-type]
+    needed = {n for n, f in known.items() if f.default is f.default_factory is MISSING}
+    if odd := sorted((set(values) - known.keys()) | (needed - set(values))):
+        raise InputError(f"{name or 'the config'}: keys {odd} are unknown or missing")
+    hints, prefix = get_type_hints(section), f"{name}." if name else ""
+    made = section(**{k: _typed(hints[k], v, f"{prefix}{k}") for k, v in values.items()})
+    check(made, prefix)
+    return made
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{name} must be a section, not {value!r}")
+        return read(hint, value, name)  # type: ignore[arg-type]
+    allowed = set(get_args(hint)) or {hint}
+    if float in allowed and type(value) is int:
+        return float(value)
+    if Path in allowed and isinstance(value, str):
+        return Path(value)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    return value
+
+
+def plain(section: Any) -> Any:
+    """The inverse of `read`: sections as dictionaries, paths as texts, tuples as lists."""
+    if is_dataclass(section):
+        return {f.name: plain(getattr(section, f.name)) for f in fields(section)}
+    if isinstance(section, Mapping):
+        return {key: plain(value) for key, value in section.items()}
+    if isinstance(section, tuple | list):
+        return [plain(value) for value in section]
+    return str(section) if isinstance(section, Path) else section
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and leaves of a nested config; lists are leaves."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def check(section: Any, prefix: str) -> None:

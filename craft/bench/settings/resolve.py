@@ -2,31 +2,20 @@
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
-from pathlib import Path
-from typing import Any, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from craft.bench.settings import declared
-from craft.bench.settings.declared import (
-    one_of,
-    whole,
-)
-from craft.bench.settings.sections import (
-    DECLARED,
-    UNTRAINED,
-    Fold,
-    Model,
-    RunConfig,
-    Task,
-    TrainSettings,
-    Vertical,
-)
+from craft.bench.settings.declared import flatten, one_of, plain, read, whole
+from craft.bench.settings.places import let_configs_name_them
+from craft.bench.settings.sections import DECLARED, UNTRAINED, RunConfig, declaration
 from craft.errors import InputError, first_line
+
+UNSTATED = object()
+OF_RECIPE = re.compile(r"\$\{\.*recipe\.\$\{task\.name\}\.(\w+)\}")
 
 
 def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
@@ -35,77 +24,42 @@ def check(cfg: DictConfig, cuda: bool | None = None) -> RunConfig:
     `cuda` says whether the machine that the run is for has a CUDA device; None: it is this one.
     InputError names the first value that is missing or impossible, and what would be allowed."""
     values = _resolve(cfg)
-    floats = {n for n, t in get_type_hints(TrainSettings).items() if t in (float, float | None)}
-    train = {  # 1 and 1.0 are one value
-        k: float(v) if k in floats and type(v) is int else v for k, v in values["train"].items()
-    }
-    if odd := set(train) ^ {f.name for f in fields(TrainSettings)}:
-        raise InputError(f"train: keys {sorted(odd)} are unknown or missing")
     available = torch.cuda.is_available() if cuda is None else cuda
-    if train["device"] == "auto":
-        train["device"] = "cuda" if available else "cpu"
-    elif train["device"] == "cuda" and not available:
+    device = values["train"].get("device")
+    if device == "auto":
+        values["train"]["device"] = "cuda" if available else "cpu"
+    elif device == "cuda" and not available:
         raise InputError("train.device=cuda, but torch sees no CUDA device; take auto or cpu")
-    task = Task.from_config(values["task"])
-    for key, one in DECLARED.items():
-        if "." not in key and one.check is not None:
-            one.check(key, values[key])
-    fold = _fold(values)
-    if values["start_from"] is not None:
-        one_of("mrpc", "rte", "stsb")("task (with start_from=mnli)", task.name)
-    vertical = Vertical(**{f.name: values["model"]["vertical"][f.name] for f in fields(Vertical)})
-    declared.check(Model(values["model"]["random"], vertical), "model.")
-    declared.check(vertical, "model.vertical.")
-    if vertical.rank is not None and values["method"].get("train_backbone"):
+    config = read(RunConfig, values)
+    _check_fold(config)
+    if config.start_from is not None:
+        one_of("mrpc", "rte", "stsb")("task (with start_from=mnli)", config.task.name)
+    rank = config.model.vertical.rank
+    if rank is not None and config.method.train_backbone:
         raise InputError(
-            f"model.vertical.rank={vertical.rank}: {values['method']['label']} trains the "
-            "backbone's own weights, which would be increments no longer; take an adapter"
+            f"model.vertical.rank={rank}: {config.method.label} trains the backbone's own weights, "
+            "which would be increments no longer; take an adapter"
         )
-    adapter = None if values["adapter"] is None else Path(values["adapter"])
-    if values["mode"] != "train" and adapter is None:
-        raise InputError(
-            f"mode={values['mode']} needs adapter=FOLDER, e.g. outputs/runs/<run>/best"
-        )
+    adapter = config.adapter
+    if config.mode != "train" and adapter is None:
+        raise InputError(f"mode={config.mode} needs adapter=FOLDER, e.g. outputs/runs/<run>/best")
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise InputError(f"adapter: {adapter} holds no adapter_config.json")
-    values["train"] = train
-    return RunConfig(
-        mode=values["mode"],
-        row_id=values["row_id"],
-        cell=values["cell"],
-        seed=values["seed"],
-        selection=values["selection"],
-        fold=fold,
-        search=values["search"],
-        start_from=values["start_from"],
-        adapter=adapter,
-        predict=values["predict"],
-        outputs=Path(values["outputs"]),
-        store=None if values["store"] is None else Path(values["store"]),
-        lease_seconds=float(values["lease_seconds"]),
-        task=task,
-        train=TrainSettings(**train),
-        model=values["model"],
-        data=values["data"],
-        method=values["method"],
-        logger=values["logger"],
-        recipe=values["recipe"]["source"],
-        resolved=values,
-    )
+    return config
 
 
-def _fold(values: Mapping[str, Any]) -> Fold:
-    """The `fold` section; InputError where it is given without selection=fold, where no such fold
-    is, and for what else a config asks that would score rows it has trained on."""
-    fold = Fold(**{f.name: values["fold"][f.name] for f in fields(Fold)})
-    if values["selection"] != "fold":
-        for f in fields(Fold):
-            if getattr(fold, f.name) != DECLARED[f"fold.{f.name}"].neutral:
+def _check_fold(config: RunConfig) -> None:
+    """InputError where a fold is given without selection=fold, where no such fold is, and for what
+    else a config asks that would score rows it has trained on."""
+    fold = config.fold
+    if config.selection != "fold":
+        for name, value in plain(fold).items():
+            if value != DECLARED[f"fold.{name}"].neutral:
                 raise InputError(
-                    f"fold.{f.name}={getattr(fold, f.name)} is for selection=fold, "
-                    f"not for selection={values['selection']}"
+                    f"fold.{name}={value} is for selection=fold, "
+                    f"not for selection={config.selection}"
                 )
-        return fold
+        return
     whole(2)("fold.count", fold.count)
     whole(0)("fold.permutation", fold.permutation)
     whole(0)("fold.number (of the fold that selection=fold scores)", fold.number)
@@ -113,17 +67,45 @@ def _fold(values: Mapping[str, Any]) -> Fold:
         raise InputError(
             f"fold.number {fold.number} is not one of the {fold.count} folds 0 to {fold.count - 1}"
         )
-    if values["start_from"] is not None:
+    if config.start_from is not None:
         raise InputError(
-            f"start_from={values['start_from']} with selection=fold: the donor would be trained on "
+            f"start_from={config.start_from} with selection=fold: the donor would be trained on "
             "folds of its own task; take selection=dev"
         )
-    if values["mode"] == "evaluate":
+    if config.mode == "evaluate":
         raise InputError(
             "mode=evaluate scores the dev splits, which folds are trained on; a fold's scores are "
             "in its run's record"
         )
-    return fold
+
+
+def differs(cfg: DictConfig) -> dict[str, Any]:
+    """What a composed config says otherwise than the files of its method and of `train`, with the
+    recipe's values, and than the neutral values of `model`, `selection` and `fold`: by dotted key.
+
+    Of a value that the recipe leaves open nothing is said."""
+    values = _resolve(cfg)
+    stated = {"method": {"peft": values["method"]["peft"]}, "train": values["train"]}
+    found = {}
+    for key, value in flatten(stated):
+        try:
+            usual = OmegaConf.select(cfg, f"stated.{key}", default=UNSTATED)
+        except OmegaConfBaseException:
+            usual = None
+        usual = OmegaConf.to_container(usual) if OmegaConf.is_config(usual) else usual
+        open_ = usual is None and OF_RECIPE.fullmatch(str(_raw(cfg, f"stated.{key}")))
+        if usual != value and not open_:
+            found[key] = value
+    beside = {key: values[key] for key in ("selection", "fold")}
+    beside["model"] = {key: values["model"][key] for key in ("random", "vertical")}
+    neutral = {key: value for key, value in flatten(beside) if value != declaration(key).neutral}
+    return found | neutral
+
+
+def _raw(cfg: DictConfig, key: str) -> Any:
+    """A value as it is written, an interpolation unresolved."""
+    parent, _, name = key.rpartition(".")
+    return OmegaConf.to_container(OmegaConf.select(cfg, parent), resolve=False).get(name)  # type: ignore[union-attr]
 
 
 def donor_line(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
@@ -132,9 +114,9 @@ def donor_line(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
     It is the same but for what is the task's: `task.*`, `train.max_steps`, and those of `train.*`
     that the donor's recipe has values for. Where that leaves values open (`model=local`), the
     command line is the recipe of both."""
-    recipe = (cfg.get("recipe") or {}).get(cfg.start_from) or {}
-    whole_recipe = not any(OmegaConf.is_missing(recipe, name) for name in recipe)
-    of_a_task = {"train.max_steps", *(f"train.{name}" for name in recipe)} if whole_recipe else ()
+    told = [name for name in cfg.recipe.get(cfg.start_from) or () if name in cfg.train]
+    whole_recipe = recipe_row(cfg.recipe, cfg.start_from).keys() >= set(told)
+    of_a_task = {"train.max_steps", *(f"train.{name}" for name in told)} if whole_recipe else ()
     kept = []
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
@@ -143,23 +125,32 @@ def donor_line(cfg: DictConfig, overrides: Iterable[str]) -> list[str]:
     return [*kept, f"task={cfg.start_from}", "start_from=null"]
 
 
+def recipe_row(recipe: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """What a composed recipe says for a task, in the task's own row or for all tasks; a value that
+    it leaves open is not in it."""
+    row = recipe.get(task) or {}
+    values = {str(name): OmegaConf.select(row, str(name)) for name in row}  # type: ignore[arg-type]
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _resolve(cfg: DictConfig) -> dict[str, Any]:
     """The plain config with interpolations filled in; of the recipe only the source of the row that
     was used stays.
 
     InputError names all values at once that must be given, or that the recipe has none of."""
-    row = (cfg.get("recipe") or {}).get(cfg.task.name) or {}
+    let_configs_name_them()
+    row = recipe_row(cfg.get("recipe") or {}, cfg.task.name)
     cfg = copy.deepcopy(cfg)
     of_recipe: dict[str, str] = {}
     others: list[str] = []
     for key, value in flatten(OmegaConf.to_container(cfg, resolve=False)):  # type: ignore[arg-type]
-        name = re.fullmatch(r"\$\{recipe\.\$\{task\.name\}\.(\w+)\}", str(value))
-        if name and (name[1] not in row or OmegaConf.is_missing(row, name[1])):
+        name = OF_RECIPE.fullmatch(str(value))
+        if name and name[1] not in row and not key.startswith("stated."):
             if cfg.mode != "train" and name[1] in UNTRAINED:
                 OmegaConf.update(cfg, key, UNTRAINED[name[1]])
             else:
                 of_recipe[key] = name[1]
-        elif value == "???" and not key.startswith("recipe."):
+        elif value == "???" and not key.startswith(("recipe.", "stated.")):
             others.append(key)
     said = [f"{', '.join(others)} must be given"] if others else []
     if of_recipe:
@@ -170,6 +161,8 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     if said:
         line = " ".join(f"{key}=VALUE" for key in (*others, *of_recipe))
         raise InputError(f"{'; '.join(said)}: give {line}")
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("stated", None)
     try:
         values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
@@ -177,12 +170,3 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(values, dict)
     values["recipe"] = {"source": row.get("source")}
     return values  # type: ignore[return-value]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and leaves of a nested config; lists are leaves."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

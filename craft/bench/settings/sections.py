@@ -1,7 +1,7 @@
 """Every setting of a run, declared once: its sections as dataclasses, one field a setting."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ MODES = ("train", "evaluate", "predict")
 SELECTIONS = ("dev", "train_holdout", "fold")
 # for evaluate and predict, which read none of them, where the recipe has no value
 UNTRAINED = {"lr": 0.0, "head_lr": 0.0, "epochs": 1}
+SOURCES = ("hub", "local", "mini")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
@@ -66,22 +67,11 @@ class Task:
     ]  # its other facts show in the data's digest
     tsv: Tsv
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Task":
-        """Build from the resolved `task` section; InputError on unknown or missing keys and on
-        unknown metrics."""
-        known = {f.name for f in fields(cls)}
-        if odd := set(config) ^ known:
+    def __post_init__(self) -> None:
+        for metric in {*self.metrics, self.headline} - set(METRICS):
             raise InputError(
-                f"task {config.get('name')}: keys {sorted(odd)} are unknown or missing"
+                f"task {self.name}: metric {metric!r} is not one of {', '.join(METRICS)}"
             )
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "tsv"}
-        task = cls(**plain, tsv=Tsv(**config["tsv"]))
-        for metric in {*task.metrics, task.headline} - set(METRICS):
-            raise InputError(
-                f"task {task.name}: metric {metric!r} is not one of {', '.join(METRICS)}"
-            )
-        return task
 
     @property
     def regression(self) -> bool:
@@ -204,47 +194,93 @@ class Vertical:
     rank: Annotated[int | None, setting(
         "of an increment; null: every layer keeps its own weights",
         neutral=None, check=optional(whole(1)),
-    )]  # fmt: skip
+    )] = None  # fmt: skip
     reference: Annotated[str, setting(
         "the layer it is added to: previous (the paper) or first (the authors' code)",
         neutral="previous", check=one_of(*REFERENCES),
-    )]  # fmt: skip
+    )] = "previous"  # fmt: skip
     compound: Annotated[
         int,
         setting(
             "consecutive layers; the first of them keeps its own weights", neutral=4, check=whole(2)
         ),
-    ]
+    ] = 4
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is declared of the `model` section; the digest of its content stands for the rest."""
+    """The `model` section; the digest of its content stands for where it comes from."""
 
+    name: Annotated[str | None, setting("null: its card's, or the folder's", Effect.NOTHING)] = None
+    path: Annotated[Path | None, setting("a local folder", Effect.NOTHING)] = None
+    repository: Annotated[str | None, setting("on the hub", Effect.NOTHING)] = None
+    revision: Annotated[str | None, setting("a commit of it", Effect.NOTHING)] = None
     random: Annotated[bool, setting(
         "true: weights drawn from the seed in place of the pre-trained ones, a baseline",
         neutral=False, check=truth,
-    )]  # fmt: skip
-    vertical: Vertical
+    )] = False  # fmt: skip
+    vertical: Vertical = Vertical()
+    digest: Annotated[str | None, setting("of weights and config", Effect.NOTHING)] = None
+    licence: Annotated[str | None, setting("null: from the card", Effect.NOTHING)] = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The `data` section: its content counts, by its digest, and not where it lies."""
+
+    source: Annotated[str, setting(effect=Effect.NOTHING, check=one_of(*SOURCES))]
+    repository: Annotated[str | None, setting("on the hub", Effect.NOTHING)] = None
+    revision: Annotated[str | None, setting("a commit of it", Effect.NOTHING)] = None
+    dir: Annotated[Path | None, setting("of source local", Effect.NOTHING)] = None
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is declared of the `method` section: a PeftConfig's fields count as a whole, those at
-    the default of its class left out."""
+    """The `method` section: a PeftConfig's fields count as a whole, those at the default of its
+    class left out."""
 
-    label: Annotated[str, setting(effect=Effect.NOTHING)]
-    facts: Annotated[Mapping[str, Any], setting(effect=Effect.NOTHING)]
-    train_backbone: Annotated[bool, setting(neutral=False)]
-    peft: Annotated[Mapping[str, Any], setting()]
+    label: Annotated[str, setting("in tables and names", Effect.NOTHING)]
+    peft: Annotated[Mapping[str, Any], setting("a PeftConfig by its _target_, and its fields")]
+    facts: Annotated[Mapping[str, Any], setting("for tests and tables", Effect.NOTHING)] = field(
+        default_factory=dict
+    )
+    train_backbone: Annotated[
+        bool, setting("the backbone is one of the modules to train", neutral=False, check=truth)
+    ] = False
+
+
+@dataclass(frozen=True)
+class Logger:
+    """The `logger` section."""
+
+    name: Annotated[str, setting(effect=Effect.NOTHING, check=one_of("wandb", "none"))]
+    project: Annotated[str | None, setting("of wandb", Effect.NOTHING)] = None
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The `predict` section, for mode=predict."""
+
+    input: Annotated[Path | None, setting(
+        "a TSV file with the task's columns in its header; null: the task's test splits",
+        Effect.NOTHING,
+    )]  # fmt: skip
+    output: Annotated[Path | None, setting(
+        "where predictions go, one TSV with index and prediction", Effect.NOTHING
+    )]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Where the task's row of the recipe has its values from."""
+
+    source: Annotated[str | None, setting(effect=Effect.NOTHING)]
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, checked: typed where the code reads it, and `resolved`, the plain config it came
-    from.
-
-    Its fields declare the settings of a run: what a test holds configs/train.yaml against."""
+    """One run, checked. Its fields declare the settings of a run: what a test holds
+    configs/train.yaml against."""
 
     mode: Annotated[
         str, setting("train | evaluate | predict", Effect.NOTHING, check=one_of(*MODES))
@@ -285,7 +321,7 @@ class RunConfig:
             Effect.NOTHING,
         ),
     ]
-    predict: Annotated[Mapping[str, Any], setting("mode=predict", Effect.NOTHING)]
+    predict: Predict
     outputs: Annotated[Path, setting("runs, checkpoints, caches", Effect.NOTHING)]
     store: Annotated[
         Path | None,
@@ -301,23 +337,16 @@ class RunConfig:
     )]  # fmt: skip
     task: Annotated[Task, setting(effect=Effect.NOTHING)]  # but for what it declares itself
     train: TrainSettings
-    model: Annotated[Mapping[str, Any], setting("the rest is chosen by model=NAME", Effect.NOTHING)]
-    data: Annotated[
-        Mapping[str, Any], setting(effect=Effect.NOTHING)
-    ]  # its digest counts, not where it lies
-    method: Mapping[str, Any]
-    logger: Annotated[Mapping[str, Any], setting(effect=Effect.NOTHING)]
-    recipe: Annotated[str | None, setting(effect=Effect.NOTHING)]
-    resolved: dict[str, Any]
+    # as whole sections, too: older records hold keys that are gone
+    model: Annotated[Model, setting("the rest is chosen by model=NAME", Effect.NOTHING)]
+    data: Annotated[Data, setting(effect=Effect.NOTHING)]
+    method: Method
+    logger: Logger
+    recipe: Annotated[Recipe, setting(effect=Effect.NOTHING)]  # its rows are interpolated
 
 
-def _declarations() -> dict[str, Declared]:
-    found = dict(declared.declared(RunConfig))
-    found |= declared.declared(Model, "model.")
-    return found | dict(declared.declared(Method, "method."))
-
-
-DECLARED = _declarations()  # by dotted key; what lies below a key that is declared goes with it
+# by dotted key; what lies below a key that is declared goes with it
+DECLARED = dict(declared.declared(RunConfig))
 
 
 def declaration(key: str) -> Declared:

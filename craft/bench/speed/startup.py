@@ -12,15 +12,14 @@ from craft.bench.speed.subjects import Setup
 # the command line of scripts/train.py, left at the end of the first step
 FIRST_STEP = """
 import os, runpy, sys
-import craft.train
+import craft.bench.training.loop
 update = craft.bench.training.loop._update
 def last(*arguments):
     update(*arguments)
     os._exit(0)
 craft.bench.training.loop._update = last
-sys.argv = sys.argv[1:]
-sys.path.insert(0, os.path.dirname(sys.argv[0]))
-runpy.run_path(sys.argv[0], run_name="__main__")
+sys.argv[0] = "craft"
+runpy.run_module("craft.bench", run_name="__main__")
 """
 
 
@@ -28,7 +27,6 @@ def bench(setup: Setup) -> Findings:
     """A mini RoBERTa on one task, decompositions and tokens cached; seconds on the wall.
 
     Each start is a run of its own: one left at its first step still holds its folder's lease."""
-    script = setup.configs.parent / "scripts" / "train.py"
     shape = "tiny" if setup.shape == "tiny" else "mini"
     overrides = [
         "model=local", f"model.path={setup.backbone(shape)}", *setup.data, f"task={setup.tasks[0]}",
@@ -37,14 +35,12 @@ def bench(setup: Setup) -> Findings:
         f"outputs={setup.folder / 'outputs'}", f"train.device={setup.device}",
     ]  # fmt: skip
     seeds = itertools.count()
-    _python(str(script), *overrides, f"seed={next(seeds)}")  # fills the caches
+    _python("-m", "craft.bench", "train", *overrides, f"seed={next(seeds)}")  # fills the caches
     work = {
         "peft": lambda: _python("-c", "import peft"),
         "craft": lambda: _python("-c", "import craft"),
         "peft and hydra": lambda: _python("-c", "import peft, hydra"),
-        "first step": lambda: _python(
-            "-c", FIRST_STEP, str(script), *overrides, f"seed={next(seeds)}"
-        ),
+        "first step": lambda: _python("-c", FIRST_STEP, "train", *overrides, f"seed={next(seeds)}"),
     }
     times = interleaved(work, setup.rounds, time.perf_counter)
     figures = [

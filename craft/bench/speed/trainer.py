@@ -146,7 +146,7 @@ def _ours(config: RunConfig) -> Callable[[dict[str, Split]], Any]:
 def _peer(config: RunConfig, padded: bool) -> Callable[[dict[str, Split]], Any]:
     """What `run_glue.py` does, with LoRA: padded to 128, or to the longest of each batch."""
     task, settings = config.task, config.train
-    folder = config.model["path"]
+    folder = str(config.model.path)
     torch.manual_seed(0)
     rate, name = settings.attention_dropout, "attention_probs_dropout_prob"
     model = AutoModelForSequenceClassification.from_pretrained(

@@ -1,11 +1,12 @@
 """The state of a sweep on a cluster, from its plan, its records, its leases and one look at squeue.
 
 A sweep's folder, outputs/sweeps/<name>/, holds `plan.json` (its runs), `submitted.json` (which job
-holds which runs), `jobs/` (how long each job has held its machine) and `logs/`."""
+holds which runs) and `logs/`."""
 
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ STATES = ("done", "running", "pending", "failed", "diverged", "missing")
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """One run of a sweep: its command line, its id and folder's name, an estimate of its seconds,
     and the id of the run that it starts from."""
 
@@ -35,54 +36,54 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job as squeue shows it: its id (12_3 for task 3 of array 12), state, and seconds left."""
+class QueuedJob:
+    """A job as squeue shows it: its id (12_3 for task 3 of array 12) and state."""
 
     id: str
     state: str
-    left: float | None
 
 
 @dataclass(frozen=True)
-class Found:
+class RunState:
     """A run's state; for a failed one the first line of its error, for one that was killed how
-    often."""
+    often, and the seconds for which the attempts at it have held a machine."""
 
-    run: Planned
+    run: PlannedRun
     state: str
-    error: str | None = None
-    killed: int = 0
+    error: str | None
+    killed: int
+    seconds: float
 
 
 @dataclass
-class Sweep:
+class SweepFolder:
     """A sweep's folder, read."""
 
-    folder: Path
+    path: Path
     outputs: Path
-    runs: list[Planned]
+    runs: list[PlannedRun]
     submitted: dict[str, list[str]] = field(default_factory=dict)  # job -> ids of its runs
     gpus: int = 0
 
     @property
     def job_name(self) -> str:
         """What this sweep's jobs are called in the queue, and no other's."""
-        return f"craft-{self.folder.name}"
+        return f"craft-{self.path.name}"
 
     def write(self) -> None:
         plan = {"outputs": str(self.outputs), "gpus": self.gpus}
-        write_json(self.folder / "plan.json", plan | {"runs": [asdict(run) for run in self.runs]})
-        write_json(self.folder / "submitted.json", self.submitted)
+        write_json(self.path / "plan.json", plan | {"runs": [asdict(run) for run in self.runs]})
+        write_json(self.path / "submitted.json", self.submitted)
 
     @classmethod
-    def read(cls, folder: Path) -> "Sweep":
-        if not (folder / "plan.json").is_file():
-            raise InputError(f"sweep: there is no plan.json in {folder}")
-        plan = read_json(folder / "plan.json")
-        runs = [Planned(**{**run, "overrides": tuple(run["overrides"])}) for run in plan["runs"]]
-        path = folder / "submitted.json"
-        submitted = read_json(path) if path.is_file() else {}
-        return cls(folder, Path(plan["outputs"]), runs, submitted, plan["gpus"])
+    def read(cls, path: Path) -> "SweepFolder":
+        if not (path / "plan.json").is_file():
+            raise InputError(f"sweep: there is no plan.json in {path}")
+        plan = read_json(path / "plan.json")
+        runs = [PlannedRun(**{**run, "overrides": tuple(run["overrides"])}) for run in plan["runs"]]
+        jobs = path / "submitted.json"
+        submitted = read_json(jobs) if jobs.is_file() else {}
+        return cls(path, Path(plan["outputs"]), runs, submitted, plan["gpus"])
 
 
 def newest(outputs: Path) -> Path:
@@ -93,11 +94,16 @@ def newest(outputs: Path) -> Path:
     return max(plans, key=lambda path: path.stat().st_mtime).parent
 
 
-def queue(names: Iterable[str]) -> list[Job]:
+def job_names(outputs: Path) -> list[str]:
+    """The names under which the sweeps of these outputs are in the queue."""
+    return [f"craft-{path.parent.name}" for path in (outputs / "sweeps").glob("*/plan.json")]
+
+
+def queue(names: Iterable[str]) -> list[QueuedJob]:
     """The jobs of these names that are in the queue: one squeue for all.
 
     InputError where squeue cannot say, since nothing must be submitted or given up on a guess."""
-    command = ["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%L"]
+    command = ["squeue", "--me", "--array", "--noheader", "--format=%i|%T"]
     try:
         done = subprocess.run(
             [*command, f"--name={','.join(names)}"], capture_output=True, text=True, timeout=60
@@ -106,46 +112,31 @@ def queue(names: Iterable[str]) -> list[Job]:
         raise InputError(f"squeue: {error}") from error
     if done.returncode:
         raise InputError(f"squeue: {done.stderr.strip()}")
-    rows = [line.split("|") for line in done.stdout.splitlines() if line]
-    return [Job(job, state, _seconds(left)) for job, state, left in rows]
+    return [QueuedJob(*line.split("|")) for line in done.stdout.splitlines() if line]
 
 
-def _seconds(text: str) -> float | None:
-    """Slurm's [days-][hours:]minutes:seconds; None where it gives none (UNLIMITED, INVALID)."""
-    days, _, clock = text.rpartition("-")
-    parts = clock.split(":")
-    if not all(part.isdigit() for part in parts) or not (days == "" or days.isdigit()):
-        return None
-    seconds = 0
-    for part in parts:
-        seconds = 60 * seconds + int(part)
-    return float(86400 * int(days or 0) + seconds)
+def holding(outputs: Path, jobs: Sequence[QueuedJob]) -> dict[str, str]:
+    """The ids of the runs that some sweep's live job holds, each with that job's id."""
+    live = {job.id for job in jobs}
+    return {
+        run: job
+        for path in (outputs / "sweeps").glob("*/submitted.json")
+        for job, runs in read_json(path).items()
+        if job in live
+        for run in runs
+    }
 
 
-def queued(outputs: Path, jobs: Sequence[Job]) -> set[str]:
-    """The ids of the runs that some sweep's live job holds."""
-    live, held = {job.id for job in jobs}, set()
-    for path in (outputs / "sweeps").glob("*/submitted.json"):
-        for job, runs in read_json(path).items():
-            if job in live:
-                held |= set(runs)
-    return held
-
-
-def job_names(outputs: Path) -> list[str]:
-    """The names under which the sweeps of these outputs are in the queue."""
-    return [f"craft-{path.parent.name}" for path in (outputs / "sweeps").glob("*/plan.json")]
-
-
-def states(outputs: Path, runs: Sequence[Planned], held_by_jobs: set[str]) -> list[Found]:
+def states(
+    outputs: Path, runs: Sequence[PlannedRun], held_by_jobs: Container[str]
+) -> list[RunState]:
     """Every run's state. A run that diverged has ended: it would do so again."""
     found = []
     for run in runs:
         folder = RunFolder(run.folder(outputs))
         made = folder.read()
         status = None if made is None else made["status"]
-        tried = read_attempts(folder.attempts) if status is None else []
-        killed = sum(attempt["ended"] == "killed" for attempt in tried)
+        tried = read_attempts(folder.attempts)
         if status == "ok":
             state = "done"
         elif is_held(folder.path):
@@ -155,89 +146,59 @@ def states(outputs: Path, runs: Sequence[Planned], held_by_jobs: set[str]) -> li
         else:
             state = {None: "missing", "diverged": "diverged"}.get(status, "failed")
         error = None if made is None or state != "failed" else made["error"]
-        found.append(Found(run, state, error, killed))
+        killed = sum(attempt["ended"] == "killed" for attempt in tried)
+        seconds = sum(attempt["seconds"] for attempt in tried)
+        found.append(RunState(run, state, error, killed, seconds))
     return found
 
 
-def efficiency(sweep: Sweep) -> tuple[float, float]:
-    """Useful seconds (training, evaluation and attaching of the finished runs that this sweep has
-    submitted) and the seconds for which its jobs have held a machine."""
-    useful = 0.0
-    ours = {run for runs in sweep.submitted.values() for run in runs}
-    for run in sweep.runs:
-        made = RunFolder(run.folder(sweep.outputs)).read() if run.id in ours else None
-        if made is not None and made["status"] == "ok":
-            cost = made["provenance"]["cost"]
-            useful += sum(cost[f"{what}_seconds"] for what in ("attach", "train", "eval"))
-    allocated = 0.0
-    for path in (sweep.folder / "jobs").glob("*.json"):
-        allocated += read_json(path)["seconds"]
-    return useful, allocated
+def counts(found: Sequence[RunState]) -> dict[str, int]:
+    """How many runs are in each state that there is."""
+    counted = Counter(one.state for one in found)
+    return {state: counted[state] for state in STATES if counted[state]}
 
 
-def lines(sweep: Sweep, found: Sequence[Found], jobs: Sequence[Job]) -> list[str]:
-    """What `make sweep-status` prints."""
-    counts = {state: sum(run.state == state for run in found) for state in STATES}
-    shown = [f"{sweep.folder}: {len(found)} runs"]
-    shown += [f"{state:10}{count:6}" for state, count in counts.items() if count]
+def status(sweep: SweepFolder) -> list[str]:
+    """What `make sweep-status` prints of a sweep, after a look at the queue."""
+    jobs = queue(job_names(sweep.outputs))
+    found = states(sweep.outputs, sweep.runs, holding(sweep.outputs, jobs))
+    return lines(sweep, found, [job for job in jobs if job.id in sweep.submitted])
+
+
+def lines(sweep: SweepFolder, found: Sequence[RunState], jobs: Sequence[QueuedJob]) -> list[str]:
+    """A sweep's status, given its runs' states and its jobs in the queue."""
+    shown = [f"{sweep.path}: {len(found)} runs"]
+    shown += [f"{state:10}{count:6}" for state, count in counts(found).items()]
     for one in found:
+        said = None
         if one.state in ("failed", "diverged"):
-            shown.append(f"{one.state}: {one.run.name}: {one.error or 'a value is not finite'}")
-            shown.append(f"    {command_of(one.run)}")
-        if one.state == "missing" and one.killed:
-            shown.append(f"killed {one.killed} times: {one.run.name}")
-            shown.append(f"    {command_of(one.run)}")
-    running = [job for job in jobs if job.state == "RUNNING"]
+            said = f"{one.state}: {one.run.name}: {one.error or 'a value is not finite'}"
+        elif one.state == "missing" and one.killed:
+            said = f"killed {one.killed} times: {one.run.name}"
+        if said is not None:
+            shown += [said, f"    {command_of(one.run.overrides)}"]
     ahead = sum(one.run.seconds for one in found if one.state in ("running", "pending", "missing"))
     if ahead:
-        at_once = max(1, len(running))
+        running = sum(job.state == "RUNNING" for job in jobs)
+        at_once = max(1, running)
         shown.append(
             f"about {ahead / at_once / 3600:.1f} h left with {at_once} jobs at a time "
-            f"({len(running)} of {len(jobs)} jobs run)"
+            f"({running} of {len(jobs)} jobs run)"
         )
-    useful, allocated = efficiency(sweep)
-    what = "GPU-seconds" if sweep.gpus else "seconds"
-    if allocated:
-        factor = max(1, sweep.gpus)
-        shown.append(
-            f"useful {useful * factor:.0f} of {allocated * factor:.0f} allocated {what} "
-            f"({100 * useful / allocated:.0f} %)"
-        )
+    if seconds := sum(one.seconds for one in found):
+        what = f"{seconds * sweep.gpus:.0f} allocated GPU-" if sweep.gpus else f"{seconds:.0f} "
+        shown.append(f"attempts that have ended took {what}seconds")
     return shown
 
 
-def command_of(run: Planned) -> str:
-    return shlex.join(["python", "scripts/train.py", *run.overrides])
+def command_of(overrides: Sequence[str]) -> str:
+    """What carries out one run of a sweep by itself."""
+    return shlex.join(["craft", "train", *overrides])
 
 
-def pack(runs: Sequence[Planned], seconds: float, most: int | None) -> list[list[Planned]]:
-    """Fill jobs with runs up to a time budget, and to a number of runs where there is one; a run
-    that is longer than the budget has a job of its own."""
-    jobs: list[list[Planned]] = []
-    filled: list[float] = []
-    for run in sorted(runs, key=lambda run: -run.seconds):
-        fits = (
-            n
-            for n, spent in enumerate(filled)
-            if spent + run.seconds <= seconds and (most is None or len(jobs[n]) < most)
-        )
-        chosen = next(fits, None)
-        if chosen is None:
-            jobs.append([run])
-            filled.append(run.seconds)
-        else:
-            jobs[chosen].append(run)
-            filled[chosen] += run.seconds
-    return jobs
-
-
-def cancel(sweep: Sweep) -> list[str]:
+def cancel(sweep: SweepFolder) -> list[str]:
     """Cancel this sweep's jobs, and no other; returns their ids."""
     ours = [job.id for job in queue([sweep.job_name])]
     if ours:
         subprocess.run(["scancel", *ours], check=True, capture_output=True, timeout=60)
     return ours
-
-
-def summary(found: Sequence[Found]) -> Mapping[str, int]:
-    return {state: sum(one.state == state for one in found) for state in STATES}

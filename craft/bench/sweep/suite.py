@@ -27,7 +27,7 @@ PAPER_MODELS = {
 
 
 @dataclass(frozen=True)
-class Findings:
+class Here:
     """What is here: where each of the paper's models and GLUE lie (a folder, `hub`, or None), GPU
     and cores."""
 
@@ -43,7 +43,7 @@ class Findings:
         return [f"{what:24}{place or 'not found'}" for what, place in shown.items()]
 
 
-def find(model_dir: str | None, glue_dir: str | None, hub_answers: bool) -> Findings:
+def find(model_dir: str | None, glue_dir: str | None, hub_answers: bool) -> Here:
     """Look for the paper's models (`model_dir`/roberta-base ...), GLUE (`glue_dir`/CoLA ...), and a
     GPU.
 
@@ -67,7 +67,7 @@ def find(model_dir: str | None, glue_dir: str | None, hub_answers: bool) -> Find
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return Findings(gpu, cores, weights, glue_dir or ("hub" if hub_answers else None))
+    return Here(gpu, cores, weights, glue_dir or ("hub" if hub_answers else None))
 
 
 def hub_answers(seconds: float = 3.0) -> bool:
@@ -95,29 +95,29 @@ def hub_answers(seconds: float = 3.0) -> bool:
     return True
 
 
-def choose(findings: Findings, wanted: str | None) -> tuple[str, str]:
+def choose(here: Here, wanted: str | None) -> tuple[str, str]:
     """The suite to run and why; one of the paper's models is enough for the paper's. InputError
     names what is missing where a GPU is there and weights or data are not."""
-    absent = [name for name, place in findings.weights.items() if place is None]
+    absent = [name for name, place in here.weights.items() if place is None]
     lacking = []
-    if len(absent) == len(findings.weights):
+    if len(absent) == len(here.weights):
         lacking.append(f"{' or '.join(absent)} weights (MODEL_DIR=FOLDER)")
     without = "".join(f"; {name} is left out" for name in absent)
-    if findings.glue is None:
+    if here.glue is None:
         lacking.append("GLUE (GLUE_DIR=FOLDER)")
     if wanted is not None:
         if wanted not in SUITES:
             raise InputError(f"SUITE {wanted!r} is not one of {', '.join(SUITES)}")
         if wanted == "paper" and lacking:
             raise InputError(f"SUITE=paper: missing {', '.join(lacking)}")
-        if wanted == "small" and findings.glue in (None, "hub"):
+        if wanted == "small" and here.glue in (None, "hub"):
             raise InputError("SUITE=small: missing GLUE (GLUE_DIR=FOLDER)")
         return wanted, "asked for" + (without if wanted == "paper" else "")
-    if findings.gpu is None:
+    if here.gpu is None:
         return "mini", "there is no GPU; the paper's models take hours on one"
     if lacking:
-        raise InputError(f"GPU: {findings.gpu}; missing: {', '.join(lacking)}; or take SUITE=mini")
-    return "paper", f"GPU: {findings.gpu}; GLUE and weights are there{without}"
+        raise InputError(f"GPU: {here.gpu}; missing: {', '.join(lacking)}; or take SUITE=mini")
+    return "paper", f"GPU: {here.gpu}; GLUE and weights are there{without}"
 
 
 @dataclass(frozen=True)

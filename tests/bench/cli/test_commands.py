@@ -20,13 +20,13 @@ from safetensors import SafetensorError
 from tiny_bench import ROOT, Bench, compose
 
 import craft.bench.run.execute
+from craft.bench.cli.process import LastLine, explain
+from craft.bench.run import signals
 from craft.bench.settings.resolve import check, donor_line
 from craft.bench.training.loop import Interrupted, fit
 from craft.errors import InputError
 
 SCRIPTS = ROOT / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-import entry  # noqa: E402
 
 RANKS = "method.peft.ranks"
 
@@ -41,9 +41,9 @@ def _state_of_the_process():
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    entry.LastLine.sweep = None
+    LastLine.sweep = None
     root.level, root.handlers[:] = before
-    entry._received.clear()
+    signals._received.clear()
 
 
 @pytest.fixture
@@ -267,11 +267,11 @@ def test_model_folder_that_cannot_be_used_is_named(fault, bench, train, capsys, 
 
 
 def test_missing_recipe_names_method_and_model():
-    error = MissingConfigException(
-        "over\nmany\nlines", "recipe/craft/llama", ["local", "roberta_base"]
-    )
-    expected = "method craft has no recipe for model 'llama'; it has one for local, roberta_base"
-    assert entry.explain(error) == expected
+    with pytest.raises(MissingConfigException) as raised:
+        compose("recipe=craft/llama")
+    expected = "method craft has no recipe for model 'llama'; it has one for roberta_base, "
+    expected += "roberta_large, roberta_mini; recipe=local asks for its values"
+    assert explain(raised.value) == expected
 
 
 def test_error_that_is_not_the_users_stays_whole(bench, train, capsys, monkeypatch):
@@ -292,7 +292,7 @@ def test_script_trains_and_says_what_it_made(bench, train, capsys):
     first = capsys.readouterr().out
     (made,) = records(bench)
     assert made["status"] == "ok"
-    assert made["provenance"]["command"].startswith("python scripts/train.py model=local ")
+    assert made["provenance"]["command"].startswith("craft train model=local ")
     score, path = made["result"]["score"], bench.folder() / "record.json"
     headline = f"accuracy {score['best']['accuracy']:.4f} (epoch {score['best_epoch']})"
     assert first == f"{bench.folder().name}: ok, {headline}; {path}\n"
@@ -319,7 +319,7 @@ def test_signal_leaves_a_checkpoint_and_the_next_start_goes_on(
         assert train(*bench.overrides()) == 130
     assert "interrupted: stopped at step 1 of 6; start again to go on" in capsys.readouterr().err
     assert (bench.folder() / "checkpoint.safetensors").is_file() and records(bench) == []
-    entry._received.clear()
+    signals._received.clear()
     assert train(*bench.overrides()) == 0
     (made,) = records(bench)
     assert made["result"] == bench.elsewhere("unbroken").run()["result"]
@@ -590,7 +590,7 @@ def test_tiny_bert_runs_by_the_same_command(tiny_bert, tiny_glue, tmp_path, trai
 
 
 def test_reader_that_leaves_ends_a_script_without_a_word():
-    code = "import entry; entry.start(lambda: print('line\\n' * 100_000))"
+    code = "from craft.bench.cli.process import start; start(lambda: print('line\\n' * 100_000))"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environment, text=True, stdout=subprocess.PIPE,
@@ -624,9 +624,9 @@ def test_hub_that_is_out_of_reach_is_one_line(source, bench, tmp_path):
 
 
 def test_deprecations_between_peft_and_transformers_are_not_the_users():
-    code = "import warnings, entry\n"
-    code += "for _ in range(2): warnings.warn('`is_gradient_checkpointing` is deprecated', "
-    code += "FutureWarning)"
+    said = "warnings.warn('`is_gradient_checkpointing` is deprecated', FutureWarning)"
+    code = "import warnings; from craft.bench.cli.process import start; "
+    code += f"start(lambda: [{said} for _ in range(2)])"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

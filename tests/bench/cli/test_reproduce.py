@@ -6,24 +6,27 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import pytest
 from tiny_bench import ROOT
 
-from craft.bench.sweep.suite import Findings, choose, find
+from craft.bench.cli import reproduce
+from craft.bench.cli.main import run
+from craft.bench.sweep.suite import Here, choose, find
 from craft.errors import InputError
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import reproduce  # noqa: E402
 
 MINI = ROOT / "results" / "models" / "roberta-mini" / "model.safetensors"
 BOTH = {"roberta_base": "base", "roberta_large": "large"}
 NEITHER = dict.fromkeys(BOTH)
-OPTIONS = {"methods": None, "tasks": None, "seeds": None}
+
+
+def asked(**given):
+    return Namespace(**{"methods": None, "tasks": None, "seeds": None, **given})
 
 
 def findings(gpu=None, weights=NEITHER, glue=None):
-    return Findings(gpu, 2, weights, glue)
+    return Here(gpu, 2, weights, glue)
 
 
 # --- what is chosen
@@ -98,18 +101,18 @@ def test_one_of_the_papers_models_is_enough(tmp_path):
         "GPU: a GPU; GLUE and weights are there; roberta_large is left out",
     )
     assert choose(found, "paper") == ("paper", "asked for; roberta_large is left out")
-    (sweep,) = reproduce.sweeps("paper", OPTIONS, found)
-    assert sweep.grid["row"] == ["base_craft"] and f"model.path={base}" in sweep.fixed
+    (sweep,) = reproduce.grids("paper", asked(), found)
+    assert sweep.values["row"] == ["base_craft"] and f"model.path={base}" in sweep.fixed
 
 
 # --- what is planned
 
 
 def test_mini_suite_is_the_grid_of_its_experiment():
-    (sweep,) = reproduce.sweeps("mini", OPTIONS, findings())
+    (sweep,) = reproduce.grids("mini", asked(), findings())
     assert len(sweep.runs()) == 7 * 9 and sweep.fixed == ["experiment=mini"]
-    asked = {**OPTIONS, "methods": "craft", "tasks": "rte,wnli", "seeds": "3,4"}
-    (sweep,) = reproduce.sweeps("mini", asked, findings())
+    given = asked(methods="craft", tasks="rte,wnli", seeds="3,4")
+    (sweep,) = reproduce.grids("mini", given, findings())
     assert [run[1:] for run in sweep.runs()] == [
         ["method=craft", f"task={task}", f"seed={seed}"]
         for task in ("rte", "wnli")
@@ -119,15 +122,15 @@ def test_mini_suite_is_the_grid_of_its_experiment():
 
 def test_paper_suite_is_craft_on_both_models_and_the_rows_that_are_added():
     found = findings("a GPU", BOTH, "glue")
-    base, large = reproduce.sweeps("paper", {**OPTIONS, "methods": "lora"}, found)
-    assert base.grid["row"] == ["base_craft", "base_lora"] and len(base.grid["task"]) == 8
-    assert large.grid["row"] == ["large_craft", "large_lora"]
+    base, large = reproduce.grids("paper", asked(methods="lora"), found)
+    assert base.values["row"] == ["base_craft", "base_lora"] and len(base.values["task"]) == 8
+    assert large.values["row"] == ["large_craft", "large_lora"]
     assert "data.dir=glue" in base.fixed and "model.path=base" in base.fixed
 
 
 def test_planned_run_is_the_one_that_is_made(bench):
     overrides = bench.overrides()
-    (planned,) = reproduce.plan([reproduce.Sweep(overrides, {"seed": ["0"]})])
+    (planned,) = reproduce.plan([reproduce.Grid(overrides, {"seed": ["0"]})])
     assert not planned.done()
     made = bench.run("seed=0")
     assert planned.done() and planned.folder.path == bench.folder()
@@ -135,7 +138,7 @@ def test_planned_run_is_the_one_that_is_made(bench):
 
 
 def test_precision_found_faster_at_the_first_start_stays(bench):
-    sweep = reproduce.Sweep(bench.overrides(), {"seed": ["0"]})
+    sweep = reproduce.Grid(bench.overrides(), {"seed": ["0"]})
     precision, rate = reproduce.calibrate(sweep, bench.outputs)
     assert precision in ("bf16", "fp32") and rate > 0
     other = {"bf16": "fp32", "fp32": "bf16"}[precision]
@@ -154,18 +157,20 @@ def command(outputs, *options):
     )  # fmt: skip
 
 
-def test_unknown_option_is_refused(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", "suit=mini"])
+def main(*words):
+    run("reproduce", "craft reproduce", words)
+
+
+def test_unknown_option_is_refused():
     with pytest.raises(InputError, match="'suit=mini' is not one of suite=, methods=, tasks="):
-        reproduce.main()
+        main("suit=mini")
 
 
 @pytest.mark.parametrize("workers", ["0", "two", "-1", "1.5"])
-def test_impossible_number_of_workers_is_refused_at_once(workers, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", "suite=mini", f"workers={workers}"])
-    message = f"WORKERS must be a whole number of at least 1, not '{workers}'"
+def test_impossible_number_of_workers_is_refused_at_once(workers, capsys):
+    message = f"workers: '{workers}' is not a whole number of at least 1"
     with pytest.raises(InputError, match=message):
-        reproduce.main()
+        main("suite=mini", f"workers={workers}")
     assert capsys.readouterr().out == ""
 
 
@@ -174,16 +179,15 @@ def test_impossible_number_of_workers_is_refused_at_once(workers, monkeypatch, c
 )
 def test_gpus_of_slurms_nodes_are_not_said_to_be_here(slurm, there, monkeypatch, capsys):
     line = ["launcher=slurm", *([] if slurm is None else [f"slurm={slurm}"])]
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *line])
     monkeypatch.setattr("torch.cuda.is_available", lambda: not there)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
     monkeypatch.setattr("craft.bench.sweep.suite.hub_answers", lambda: False)
     monkeypatch.setattr(reproduce, "submit", lambda *_: None)
     if there:
         with pytest.raises(InputError, match="^GPU: on Slurm's nodes; missing: .*SUITE=mini$"):
-            reproduce.main()
+            main(*line)
     else:
-        reproduce.main()
+        main(*line)
         assert "mini: there is no GPU" in capsys.readouterr().out
 
 

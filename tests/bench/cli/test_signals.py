@@ -7,50 +7,48 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 from submitit.core import job_environment
-from tiny_bench import ROOT
 
+from craft.bench.cli import process
+from craft.bench.run import signals
 from craft.errors import Interrupted
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import entry  # noqa: E402
 
 CFG = OmegaConf.create()
 
 
 @pytest.fixture(autouse=True)
 def _as_a_fresh_worker(monkeypatch):
-    handlers = {number: signal.getsignal(number) for number in entry.SIGNALS}
-    monkeypatch.setattr(entry, "_worker", True)
-    monkeypatch.setattr(entry, "_before", {})
-    entry._received.clear()
+    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    monkeypatch.setattr(signals, "_worker", True)
+    monkeypatch.setattr(signals, "_before", {})
+    signals._received.clear()
     yield
-    entry._received.clear()
+    signals._received.clear()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
 def until_stopped(cfg):
     os.kill(os.getpid(), signal.SIGTERM)
-    assert entry.stopped()
+    assert signals.stopped()
     raise Interrupted("stopped at step 3")
 
 
 def test_worker_hears_signals_and_its_interruption_is_an_exception_that_kills_no_other():
-    with pytest.raises(entry.Stopped, match="stopped at step 3"):
-        entry.job(until_stopped)(CFG)
+    with pytest.raises(signals.Stopped, match="stopped at step 3"):
+        process.job(until_stopped)(CFG)
 
 
 def test_after_a_signal_no_further_run_begins():
-    with pytest.raises(entry.Stopped):
-        entry.job(until_stopped)(CFG)
-    with pytest.raises(entry.Stopped, match="stopped before the next run began"):
-        entry.job(lambda cfg: pytest.fail("began"))(CFG)
+    with pytest.raises(signals.Stopped):
+        process.job(until_stopped)(CFG)
+    with pytest.raises(signals.Stopped, match="stopped before the next run began"):
+        process.job(lambda cfg: pytest.fail("began"))(CFG)
 
 
 def test_in_the_process_that_was_started_an_interruption_ends_the_sweep(monkeypatch):
-    monkeypatch.setattr(entry, "_worker", False)
+    monkeypatch.setattr(signals, "_worker", False)
     with pytest.raises(Interrupted):
-        entry.job(until_stopped)(CFG)
+        process.job(until_stopped)(CFG)
 
 
 @pytest.mark.parametrize(("number", "requeued"), [(signal.SIGUSR2, True), (signal.SIGTERM, False)])
@@ -72,8 +70,8 @@ def test_submitits_own_handler_requeues_after_the_checkpoint_on_its_own_signal(
         events.append("checkpoint")
         raise Interrupted("stopped")
 
-    with pytest.raises(entry.Stopped):
-        entry.job(main)(CFG)
+    with pytest.raises(signals.Stopped):
+        process.job(main)(CFG)
     assert events == ["checkpoint", "requeued"][: 1 + requeued]
 
 
@@ -88,8 +86,8 @@ def test_worker_that_a_stop_ended_before_it_could_hear_is_an_interruption(monkey
         raise TerminatedWorkerError("exit codes {SIGTERM(-15)}")
 
     with pytest.raises(TerminatedWorkerError):  # which nobody asked for
-        entry.start(lambda: main(signalled=False))
+        process.start(lambda: main(signalled=False))
     with pytest.raises(SystemExit) as left:
-        entry.start(lambda: main(signalled=True))
+        process.start(lambda: main(signalled=True))
     assert left.value.code == 130
     assert capsys.readouterr().err == "interrupted: a worker ended before its run began\n"

@@ -15,6 +15,8 @@ from tiny_bench import ROWS, TASKS, task_of
 
 from craft.bench.glue.metrics import GlueMetrics, collapsed, predictions_of, score
 from craft.bench.glue.sources import load, read_columns, read_tsv
+from craft.bench.settings.declared import read
+from craft.bench.settings.sections import Data
 from craft.errors import InputError
 
 PAIR = ["sentence1", "sentence2"]
@@ -49,7 +51,7 @@ def splits_of(task):
 
 
 def local(folder):
-    return {"source": "local", "dir": str(folder)}
+    return Data("local", dir=folder)
 
 
 def write(path, content):
@@ -137,7 +139,7 @@ def test_tsv_parquet_and_hub_give_the_same_splits_and_digest(
         rows.to_parquet(tmp_path / task.hub / f"{split}-00000-of-00001.parquet")
     parquet = load(task, local(tmp_path), splits_of(task))
     monkeypatch.setattr(datasets, "load_dataset", lambda repository, config, revision: hub)
-    source = {"source": "hub", "repository": "nyu-mll/glue", "revision": "0"}
+    source = Data("hub", "nyu-mll/glue", "0")
     for other in (parquet, load(task, source, splits_of(task))):
         assert other.splits == tsv.splits
         assert other.digest == tsv.digest
@@ -161,7 +163,7 @@ def test_digest_depends_on_texts_and_labels_and_splits(tmp_path):
 def test_mini_glue_gives_every_task_in_the_same_columns():
     for name in TASKS:
         task = task_of(name)
-        made = load(task, {"source": "mini"}, ("train", *task.dev))
+        made = load(task, Data("mini"), ("train", *task.dev))
         split = made.splits["train"]
         assert len(split) > 100 and len(split.texts) == len(task.columns)
         if not task.regression:
@@ -169,7 +171,7 @@ def test_mini_glue_gives_every_task_in_the_same_columns():
 
 
 def test_hub_without_network_and_cache_says_how_to_give_a_local_copy():
-    source = {"source": "hub", "repository": "nyu-mll/glue", "revision": "bcdcba79"}
+    source = Data("hub", "nyu-mll/glue", "bcdcba79")
     with pytest.raises(
         InputError, match=r"nyu-mll/glue \(rte\).*data=local data.dir=FOLDER"
     ) as caught:
@@ -179,7 +181,7 @@ def test_hub_without_network_and_cache_says_how_to_give_a_local_copy():
 
 def test_unknown_source_is_refused():
     with pytest.raises(InputError, match="'cloud' is not one of hub, local, mini"):
-        load(task_of("rte"), {"source": "cloud"}, ["train"])
+        read(Data, {"source": "cloud"}, "data")
 
 
 # --- what a TSV file may hold

@@ -13,6 +13,7 @@ import pytest
 from tiny_bench import task_of
 
 from craft.bench.glue import sources
+from craft.bench.settings.sections import Data
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -36,7 +37,7 @@ def data() -> dict:
 
 def frozen(task: str) -> dict:
     facts = task_of(task)
-    splits = sources.load(facts, {"source": "mini"}, ("train", *facts.dev, *facts.test)).splits
+    splits = sources.load(facts, Data("mini"), ("train", *facts.dev, *facts.test)).splits
     return {
         name: {
             **dict(zip(facts.columns, split.texts, strict=True)),

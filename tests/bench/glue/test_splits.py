@@ -5,14 +5,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
-from tiny_bench import CONFIGS, TASKS, task_of
+from tiny_bench import TASKS, task_of
 
 from craft.bench.glue import sources
 from craft.bench.glue.splits import BINS, data_of, fold_of, held_out, reserve
 from craft.bench.run import record
 from craft.bench.run.identity import identity
-from craft.bench.settings.sections import Fold
+from craft.bench.settings.declared import plain
+from craft.bench.settings.sections import Data, Fold
 from craft.errors import InputError
 from craft.files import read_tensors
 
@@ -27,9 +27,9 @@ def loaded(tiny_glue):
 
     def of(kind, task):
         if (kind, task) not in found:
-            source = {"source": "local", "dir": str(tiny_glue)}
+            source = Data("local", dir=tiny_glue)
             if kind == "mini":
-                source = OmegaConf.to_container(OmegaConf.load(CONFIGS / "data" / "mini.yaml"))
+                source = Data("mini")
             splits = ("train", *task_of(task).dev)
             found[kind, task] = sources.load(task_of(task), source, splits)
         return found[kind, task]
@@ -129,7 +129,7 @@ def test_runs_of_all_methods_and_seeds_have_the_same_folds(bench):
 
 def test_fold_is_part_of_the_identity_and_its_absence_is_not(bench):
     def kept(*more):
-        return identity(bench.config(*more), "", "", "")
+        return identity(plain(bench.config(*more)), "", "", "")
 
     assert not [key for key in kept() if key.startswith("fold") or key == "selection"]
     ours = {k: v for k, v in kept(*FOLD).items() if k.startswith("fold") or k == "selection"}

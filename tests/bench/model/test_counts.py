@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tiny_bench import compose
 from transformers import AutoModelForSequenceClassification as Classifier
 from transformers import BertConfig, DistilBertConfig, RobertaConfig
 
 from craft.bench.model.build import attach, trained
 from craft.bench.model.counts import expected_parameters
 from craft.bench.model.trusted import peft_config_class
+from craft.bench.settings.declared import read
+from craft.bench.settings.sections import Method
 from craft.errors import InputError
 from craft.tuners.bottleneck import skipped_layers
 from craft.tuners.targets import default_targets
@@ -78,13 +81,9 @@ PUBLISHED = [
 
 def method(name, shape, **changes):
     """A method with its fields for RTE on a RoBERTa; some, such as VeRA's r, are in its recipe."""
-    read = {
-        "task": {"name": "rte"},
-        "recipe": OmegaConf.load(CONFIGS / "recipe" / name / f"roberta_{shape}.yaml"),
-        "method": OmegaConf.load(CONFIGS / "method" / f"{name}.yaml"),
-    }
-    chosen = OmegaConf.to_container(OmegaConf.create(read).method, resolve=True)
-    return {**chosen, "peft": {**chosen["peft"], **changes}}
+    composed = compose(f"method={name}", f"model=roberta_{shape}")
+    chosen = OmegaConf.to_container(composed.method, resolve=True)
+    return read(Method, {**chosen, "peft": {**chosen["peft"], **changes}}, "method")
 
 
 def id_of(row):
@@ -95,7 +94,7 @@ def id_of(row):
 def formula(chosen, config):
     """The value of a method's formula: L layers, d width, f feed-forward width, n adapted
     projections a layer, r1 to r3 the ranks, and the method's own fields."""
-    fields, depth = chosen["peft"], config.num_hidden_layers
+    fields, depth = chosen.peft, config.num_hidden_layers
     kind = peft_config_class(fields)
     given = {name: value for name, value in fields.items() if name != "_target_"}
     targets = fields.get("target_modules") or default_targets(kind(**given), config.model_type)
@@ -112,7 +111,7 @@ def formula(chosen, config):
         "skip_layers": skipped_layers(fields.get("skip_layers", 0), depth),
         **{f"r{i}": rank for i, rank in enumerate(fields.get("ranks", ()), 1)},
     }
-    return eval(chosen["facts"]["parameters"], {"min": min, "max": max}, values)
+    return eval(chosen.facts["parameters"], {"min": min, "max": max}, values)
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=id_of)
@@ -230,7 +229,7 @@ def test_formula_holds_for_distilbert(name):
 def test_no_method_is_known_by_its_label_outside_its_own_files():
     """The tuners register theirs, the speed bench has subjects, the study the arms that its frozen
     plan names."""
-    labels = {method(name, "base")["label"] for name in METHODS}
+    labels = {method(name, "base").label for name in METHODS}
     package = CONFIGS.parent / "craft"
     apart = {package / "tuners", package / "bench" / "speed"}
     apart.add(package / "bench" / "report" / "study" / "results.py")
@@ -244,6 +243,6 @@ def test_no_method_is_known_by_its_label_outside_its_own_files():
 def test_every_method_declares_its_facts():
     keys = {"start_tolerance", "merge", "disable", "reload_tolerance", "parameters"}
     for name in METHODS:
-        assert set(method(name, "base")["facts"]) - {"order", "paper_counts"} == keys, name
+        assert set(method(name, "base").facts) - {"order", "paper_counts"} == keys, name
         first = (CONFIGS / "method" / f"{name}.yaml").read_text().splitlines()[0]
         assert first == f"# python scripts/train.py method={name} task=rte"

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from craft.bench.glue.tokens import Tokens
 from craft.bench.model.build import adapted, attach, build, heads, trained
 from craft.bench.model.locate import locate
+from craft.bench.settings.sections import Model
 from craft.bench.training.batches import batches, layout_of
 from craft.errors import InputError
 from craft.tuners.encoders import ENCODERS, PROJECTIONS
@@ -147,7 +148,7 @@ REFUSED = {  # by methods that have no place in ModernBERT: it norms before, and
 def test_a_method_attaches_counts_and_trains_nothing_else(name, kind):
     model, method = encoder(kind), method_of(name)
     if kind == "ModernBert" and name in REFUSED:
-        with pytest.raises(InputError, match=f"^method {method['label']}: .*{REFUSED[name]}"):
+        with pytest.raises(InputError, match=f"^method {method.label}: .*{REFUSED[name]}"):
             attach(model, method, seed=1)
         return
     number = expected(name, kind, model)
@@ -235,7 +236,7 @@ def test_full_fine_tuning_is_loaded_as_it_was_saved(kind, tmp_path):
 def test_houlsby_adapts_what_a_block_adds(kind):
     """x + h + A(h) of both blocks of the first layer, normed after it (MPNet) or not."""
     method = method_of("adapter_houlsby")
-    method = {**method, "peft": {**method["peft"], "init": "normal", "init_std": 0.3}}
+    method = replace(method, peft={**method.peft, "init": "normal", "init_std": 0.3})
     attached = attach(encoder(kind), method, seed=1).eval()
     base, plain = attached.get_base_model(), encoder(kind)
     inputs = {"input_ids": padded(base).inputs["input_ids"][-1:]}
@@ -275,14 +276,14 @@ def test_an_encoder_of_no_table_is_refused_with_what_to_write(name):
     )
     with pytest.raises(InputError, match=message):
         attach(model, method, seed=1)
-    named = {**method, "peft": {**method["peft"], "target_modules": ["query", "value"]}}
+    named = replace(method, peft={**method.peft, "target_modules": ["query", "value"]})
     facts = adapted(attach(model, named, seed=1))
     assert [fact["count"] for fact in facts] == [DEPTH, DEPTH]
 
 
 def test_bitfit_of_named_modules_trains_their_biases():
     method = method_of("bitfit")
-    method = {**method, "peft": {**method["peft"], "target_modules": ["q"]}}
+    method = replace(method, peft={**method.peft, "target_modules": ["q"]})
     adapter, _ = trained(attach(encoder("MPNet"), method, seed=1))
     assert sum(p.numel() for p in adapter.values()) == DEPTH * WIDTH
 
@@ -300,9 +301,9 @@ def test_ranks_that_are_clipped_are_said_in_one_line():
 def test_a_head_that_the_folder_holds_is_drawn_anew_as_its_class_draws_it(kind, tmp_path):
     held = encoder(kind)
     held.save_pretrained(tmp_path)
-    folder = {"path": str(tmp_path), "repository": None, "revision": None}
+    folder = Model(path=tmp_path)
     drawn, loaded = (
-        build(locate(folder | {"random": random}), task_of("rte"), head_seed=3)
+        build(locate(replace(folder, random=random)), task_of("rte"), head_seed=3)
         for random in (True, False)
     )
     for name in heads(held):

@@ -105,7 +105,7 @@ def test_the_count_of_shapes_is_what_trains(method, attached):
 
 
 def test_the_start_is_the_backbone(method, attached):
-    tolerance = method["facts"]["start_tolerance"]
+    tolerance = method.facts["start_tolerance"]
     if tolerance is None:
         assert not torch.equal(logits(attached), logits(backbone()))
         return
@@ -129,7 +129,7 @@ def test_every_trained_tensor_gets_a_gradient_and_a_step_changes_the_output(meth
 
 def test_merging_as_declared_keeps_the_output(method, attached):
     train(attached)
-    expected, way = logits(attached), method["facts"]["merge"]
+    expected, way = logits(attached), method.facts["merge"]
     if way == "none":
         with pytest.raises((ValueError, NotImplementedError)):
             attached.merge_and_unload()
@@ -148,7 +148,7 @@ def test_disabling_as_declared_gives_the_backbone_back(method, attached):
     train(attached)
     with attached.disable_adapter():
         same = torch.equal(logits(attached), logits(backbone()))
-    assert same == method["facts"]["disable"]
+    assert same == method.facts["disable"]
 
 
 def test_saved_and_loaded_onto_a_fresh_backbone_the_logits_are_the_same(method, attached, tmp_path):
@@ -159,7 +159,7 @@ def test_saved_and_loaded_onto_a_fresh_backbone_the_logits_are_the_same(method, 
         attached.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(backbone(), str(tmp_path))
     difference = (logits(loaded) - logits(attached)).abs().max()
-    assert difference <= method["facts"]["reload_tolerance"]
+    assert difference <= method.facts["reload_tolerance"]
     assert any("classifier" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
 
 
@@ -213,7 +213,7 @@ def test_every_adapter_loads_in_a_fresh_process(tmp_path):
         model = attach(backbone(), method, seed=1)
         train(model)
         model.save_pretrained(tmp_path / name)
-        expected[name], tolerance[name] = logits(model), method["facts"]["reload_tolerance"]
+        expected[name], tolerance[name] = logits(model), method.facts["reload_tolerance"]
     script = textwrap.dedent(FRESH).format(tests=[str(Path(__file__).parents[n]) for n in (0, 2)])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)],

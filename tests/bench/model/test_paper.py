@@ -12,7 +12,9 @@ from transformers import AutoTokenizer
 
 from craft.bench.model import paper
 from craft.bench.model.locate import locate, weights_digest
+from craft.bench.settings.declared import read
 from craft.bench.settings.resolve import flatten
+from craft.bench.settings.sections import Model
 from craft.errors import InputError
 
 REPOSITORY = "FacebookAI/roberta-base"
@@ -33,7 +35,7 @@ def published(tiny_roberta, tmp_path, monkeypatch):
 
 
 def located(folder, **more):
-    return locate({**SECTION, "path": None if folder is None else str(folder), **more})
+    return locate(read(Model, {**SECTION, "path": None if folder is None else str(folder), **more}))
 
 
 def refused(folder, reason, called, **more):

@@ -8,6 +8,8 @@ from tiny_bench import Bench
 
 from craft.bench.model.locate import locate
 from craft.bench.model.readme import Card, read_card
+from craft.bench.settings.declared import read
+from craft.bench.settings.sections import Model
 from craft.errors import InputError
 
 CARDS = {
@@ -38,17 +40,17 @@ def test_card_says_name_and_licence(text, tmp_path):
 def test_encoder_is_called_by_command_line_card_or_folder(tiny_bert, tmp_path):
     folder = tmp_path / "some encoder"
     shutil.copytree(tiny_bert, folder)
-    assert locate({"path": str(folder)}).name == "some-encoder"
+    assert locate(read(Model, {"path": str(folder)})).name == "some-encoder"
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# carded", encoding="utf-8")
-    carded = locate({"path": str(folder), "name": None, "licence": None})
+    carded = locate(read(Model, {"path": str(folder), "name": None, "licence": None}))
     assert (carded.name, carded.licence, carded.model_type) == ("carded", "mit", "bert")
     weights = load_file(folder / "model.safetensors")
     assert carded.parameters == sum(t.numel() for t in weights.values() if t.is_floating_point())
-    given = locate({"path": str(folder), "name": "given", "licence": "other"})
+    given = locate(read(Model, {"path": str(folder), "name": "given", "licence": "other"}))
     assert (given.name, given.licence, given.digest) == ("given", "other", carded.digest)
     for name in ("a/b", "", ".hidden", 3):
         with pytest.raises(InputError, match=f"model.name {name!r} must start with a letter"):
-            locate({"path": str(folder), "name": name})
+            locate(read(Model, {"path": str(folder), "name": name}))
 
 
 def test_run_is_named_by_its_encoder(bench, tmp_path):

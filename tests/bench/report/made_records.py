@@ -7,9 +7,11 @@ import torch
 from omegaconf import OmegaConf
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from tiny_bench import compose
 
 from craft.bench.run import record
 from craft.bench.run.identity import PROTOCOL
+from craft.bench.settings.resolve import recipe_row
 from craft.bench.settings.sections import DECLARED
 from craft.files import sha256, write_tensors
 
@@ -26,11 +28,9 @@ METRICS = {
 
 def config_of(task, method, model, source, seed, start_from, peft, train):
     """The resolved config, values of the recipe filled in."""
-    recipe = CONFIGS / "recipe" / method / f"{model}.yaml"
-    row = OmegaConf.to_container(OmegaConf.load(recipe))[task]
-    row = {
-        k: (1e-3 if v == "???" and "lr" in k else 3 if v == "???" else v) for k, v in row.items()
-    }
+    composed = compose(f"method={method}", f"model={model}")
+    row = {"lr": 1e-3, "head_lr": 1e-3, "epochs": 3, **recipe_row(composed.recipe, task)}
+    encoder = OmegaConf.to_container(composed.model)
     whole = OmegaConf.create(
         {
             "task": OmegaConf.load(CONFIGS / "task" / f"{task}.yaml"),
@@ -40,7 +40,7 @@ def config_of(task, method, model, source, seed, start_from, peft, train):
             "seed": seed,
             "start_from": start_from,
             "outputs": "~/outputs",
-            "model": OmegaConf.load(CONFIGS / "model" / f"{model}.yaml"),
+            "model": {k: v for k, v in encoder.items() if k not in ("random", "vertical")},
             "data": {"source": source, "dir": "/data/glue"}
             if source != "mini"
             else {"source": source, "seed": 0},

@@ -6,10 +6,8 @@ import io
 import json
 import math
 import re
-import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +17,7 @@ import pytest
 from made_records import CONFIGS, make_run
 from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
 
+from craft.bench.cli.main import run
 from craft.bench.report.load import load
 from craft.bench.report.method_files import LARGE, SHAPES
 from craft.bench.report.tables import published
@@ -541,16 +540,9 @@ def test_a_report_of_nothing_is_a_report():
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    """scripts/report.py as a function of its arguments, in an empty folder."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    """`craft report` as a function of its words, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    main = runpy.run_path(str(ROOT / "scripts" / "report.py"))["main"]
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
-        main()
-
-    return run
+    return lambda *words: run("report", "craft report", words)
 
 
 def test_the_script_reports_and_fails_a_check(script, tmp_path, capsys):
@@ -587,7 +579,7 @@ def test_a_check_without_records_and_report_says_so_and_one_without_records_alon
 
 
 def test_the_script_names_wrong_arguments(script):
-    with pytest.raises(InputError, match="'record' is not one of records="):
+    with pytest.raises(InputError, match="'record=runs' is not one of records="):
         script("record=runs")
     with pytest.raises(InputError, match="there is no folder nowhere"):
         script("records=nowhere")

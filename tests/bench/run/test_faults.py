@@ -13,6 +13,7 @@ import subprocess
 import sys
 import types
 import warnings
+from dataclasses import replace
 
 import conftest
 import injected
@@ -36,7 +37,9 @@ from craft.bench.run.adapter import check_adapter
 from craft.bench.run.folder import Attempts
 from craft.bench.run.predict import evaluate
 from craft.bench.run.provenance import without_secrets
+from craft.bench.settings.declared import read
 from craft.bench.settings.resolve import check
+from craft.bench.settings.sections import Model
 from craft.bench.training import memory
 from craft.errors import InputError, Interrupted
 from craft.tucker import use_cache
@@ -381,12 +384,13 @@ def test_fp16_scaler_skips_and_counts_a_step_whose_gradient_is_not_finite(
 
 UNREACHABLE = """
 import sys
-from craft import models
+from craft.bench.model.locate import locate
 from craft.errors import InputError
-def section(name): return {"path": None, "repository": name, "revision": "0" * 40}
-print(models.locate(section("someone/cached")).digest)
+from craft.bench.settings.sections import Model
+def section(name): return Model(repository=name, revision="0" * 40)
+print(locate(section("someone/cached")).digest)
 try:
-    models.locate(section("someone/else"))
+    locate(section("someone/else"))
 except InputError as error:
     print(error)
 """
@@ -406,7 +410,7 @@ def test_hub_that_is_down_is_no_matter_with_a_cache_and_one_line_without(tiny_ro
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         digest, refused = done.stdout.splitlines()
-        there = locate({"path": str(tiny_roberta)})
+        there = locate(read(Model, {"path": str(tiny_roberta)}))
         assert digest == there.digest
         assert "someone/else is neither reachable nor cached" in refused
         assert refused.endswith("give a local copy: model.path=FOLDER")
@@ -497,13 +501,13 @@ def test_config_can_name_no_code(bench):
     ):
         with injecting("a config that names code to call"):
             config = bench.config()
-            method = {**config.method, "peft": {"_target_": target, "command": "touch run"}}
+            method = replace(config.method, peft={"_target_": target, "command": "touch run"})
             with pytest.raises(InputError, match=f"_target_: {target} is no PeftConfig"):
                 peft_config(method, modules_to_save=[])
     with injecting("a config that names code to call"):
-        nested = {**config.method["peft"], "ranks": {"_target_": "os.system", "command": "id"}}
+        nested = {**config.method.peft, "ranks": {"_target_": "os.system", "command": "id"}}
         with pytest.raises(InputError, match="_target_: os.system is not allowed here"):
-            peft_config({**config.method, "peft": nested}, modules_to_save=[])
+            peft_config(replace(config.method, peft=nested), modules_to_save=[])
     with pytest.raises(InputError, match="not allowed"):
         refuse_targets([{"a": ({"_target_": "x"},)}])
 

@@ -11,8 +11,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,14 +28,11 @@ from craft.bench.glue.tokens import encode
 from craft.bench.model import packing
 from craft.bench.model.build import build
 from craft.bench.model.locate import locate, tokenizer_of
-from craft.bench.report.differences import settings_of
 from craft.bench.run import record
-from craft.bench.run.card import card
 from craft.bench.run.identity import KNOWN, Known, identity
 from craft.bench.run.inputs import Planner
-from craft.bench.settings.declared import Declared, Effect, setting
-from craft.bench.settings.resolve import flatten
-from craft.bench.settings.sections import DECLARED, declaration
+from craft.bench.settings.declared import Effect, flatten, plain, read
+from craft.bench.settings.sections import DECLARED, Model, declaration
 from craft.bench.training import memory
 from craft.bench.training.batches import layout_of
 from craft.bench.training.loop import Interrupted, fit, predict
@@ -53,17 +48,17 @@ CHOICES = {
 
 def changed(config, key, value):
     """The checked config with another value at a dotted key."""
-    resolved = copy.deepcopy(config.resolved)
+    config = copy.deepcopy(config)
     *parents, last = key.split(".")
-    section = resolved
+    section = config
     for name in parents:
-        section = section[name]
-    section[last] = value
-    return dataclasses.replace(config, resolved=resolved, method=resolved["method"])
+        section = getattr(section, name)
+    object.__setattr__(section, last, value)
+    return config
 
 
 def id_of(config, model="weights", data="texts", tokenizer="vocabulary"):
-    return record.digest(identity(config, model, data, tokenizer))
+    return record.digest(identity(plain(config), model, data, tokenizer))
 
 
 def refuse(*_):
@@ -120,7 +115,7 @@ def test_every_setting_that_changes_something_changes_the_id(key, bench):
 def test_no_other_setting_changes_the_id(key, bench):
     config = bench.config()
     if key in ("task", "task.metrics"):  # among its facts are the name and the headline, which do
-        facts = {**config.resolved["task"], "metrics": ["another"]}
+        facts = dataclasses.replace(config.task, metrics=("f1",))
         assert id_of(changed(config, "task", facts)) == id_of(config)
     else:
         assert id_of(changed(config, key, "another")) == id_of(config)
@@ -136,13 +131,12 @@ def test_id_depends_on_the_content_of_weights_and_data(bench):
 @pytest.mark.parametrize("path", sorted(ON_FILE.glob("**/runs/*.json")), ids=lambda path: path.stem)
 def test_records_on_file_keep_their_ids(path):
     made = record.read(path)
-    kept, resolved = made["result"]["config"], made["provenance"]["config"]
+    kept, config = made["result"]["config"], made["provenance"]["config"]
     assert made["id"] == record.digest(kept)
     known = KNOWN.get(kept["model.digest"])
     if known is None and "tokenizer.digest" not in kept:  # of weights that are not there any more
         assert kept["model.digest"].startswith("d10574eb") and "search" in path.parts
         return
-    config = SimpleNamespace(resolved=resolved, method=resolved["method"])
     tokenizer = kept["tokenizer.digest"] if known is None else known.tokenizer
     digests = (kept["model.digest"], kept["data.digest"], tokenizer)
     of_its_time = {k: kept[k] for k in ("protocol", "start_from.id") if k in kept}
@@ -152,7 +146,7 @@ def test_records_on_file_keep_their_ids(path):
 
 
 def test_embedded_model_has_the_tokenizer_of_its_records():
-    backbone = locate({"path": str(ON_FILE / "models" / "roberta-mini")})
+    backbone = locate(read(Model, {"path": str(ON_FILE / "models" / "roberta-mini")}))
     facts = {k: v for k, v in backbone.facts().items() if k in Known._fields}
     assert KNOWN[backbone.digest]._asdict() == facts | {"name": "roberta_mini"}
 
@@ -179,43 +173,24 @@ def test_another_tokenizer_beside_the_same_weights_is_another_run(bench, tmp_pat
     assert again["result"]["config"]["model.digest"] == made["result"]["config"]["model.digest"]
 
 
-def test_value_that_is_neutral_is_not_part_of_the_identity(bench, monkeypatch):
+def test_value_that_is_neutral_is_not_part_of_the_identity(bench):
     """So that a new setting, neutral in all runs so far, orphans no record."""
     config = bench.config()
-    kept = identity(config, "", "", "")
+    kept = identity(plain(config), "", "", "")
     assert not kept.keys() & {"start_from", "train.accumulate", "train.batching", "train.tf32"}
-    more = Declared("a new one", Effect.RESULT, neutral=None, check=None)
-    monkeypatch.setitem(DECLARED, "train.new", more)
-    assert id_of(changed(config, "train.new", None)) == id_of(config)
-    assert id_of(changed(config, "train.new", 1)) != id_of(config)
-
-
-def test_new_setting_is_seen_in_table_and_card_from_its_declaration_alone(bench, monkeypatch):
-    more = setting("a new one", neutral=None)
-    monkeypatch.setitem(DECLARED, "train.new", more)
-    made = bench.run()
-    assert "train.new" not in card(made)
-    made["provenance"]["config"]["train"]["new"] = 1
-    made["provenance"]["differs"] = {"train.new": 1}
-    assert settings_of(made["provenance"]) == {"train.new": 1}
-    assert "| `train.new` | 1 |" in card(made)
-    for effect in (Effect.COMPUTATION, Effect.NOTHING):
-        monkeypatch.setitem(DECLARED, "train.new", replace(more, effect=effect))
-        assert settings_of(made["provenance"]) == {}
-        assert ("train.new" in card(made)) == (effect is Effect.COMPUTATION)
 
 
 def test_fields_at_the_default_of_their_class_are_left_out(bench):
     def kept(*more):
-        return identity(bench.config(*more, method="lora"), "", "", "")["method.peft"]
+        return identity(plain(bench.config(*more, method="lora")), "", "", "")["method.peft"]
 
-    plain = kept()
-    assert plain == {"_target_": "peft.LoraConfig"}
+    usual = kept()
+    assert usual == {"_target_": "peft.LoraConfig"}
     for written in ("+method.peft.lora_dropout=0.0", "+method.peft.bias=none", "method.peft.r=8"):
-        assert kept(written) == plain
-    assert kept("method.peft.r=4") == {**plain, "r": 4}
+        assert kept(written) == usual
+    assert kept("method.peft.r=4") == {**usual, "r": 4}
     default = bench.config("method.peft.ranks=[24,100,100]")
-    assert identity(default, "", "", "")["method.peft"] == {"_target_": "craft.CraftConfig"}
+    assert identity(plain(default), "", "", "")["method.peft"] == {"_target_": "craft.CraftConfig"}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +204,7 @@ def test_method_that_is_no_peft_config_is_refused(bench):
     for target in ("craft.Nothing", "nowhere.LoraConfig", "builtins.dict"):
         config = changed(bench.config(), "method.peft", {"_target_": target})
         with pytest.raises(InputError, match=f"method.peft._target_: {target} is no PeftConfig"):
-            identity(config, "", "", "")
+            identity(plain(config), "", "", "")
 
 
 # --- done already, or not
@@ -483,7 +458,7 @@ def test_record_holds_what_a_reader_asks(bench):
         "revision": None, "verified": None,
         "digest": result["config"]["model.digest"],
         "tokenizer": result["config"]["tokenizer.digest"],
-        "parameters": locate({"path": str(bench.model)}).parameters,
+        "parameters": locate(read(Model, {"path": str(bench.model)})).parameters,
     }  # fmt: skip
     assert found["data"]["source"] == {"source": "local"}
     assert found["data"]["examples"] == {"train": 20, "validation": 12}
@@ -516,7 +491,7 @@ def test_peak_of_memory_is_this_runs_not_an_earlier_ones(bench):
     found = bench.run("seed=2")["provenance"]["cost"]["peak_megabytes"]
     assert abs(found["host"] - first["host"]) < 250 and found["gpu"] is None
 
-    started = "import os, sys; sys.path[0] = os.getcwd(); from craft import memory; "
+    started = "import os, sys; sys.path[0] = os.getcwd(); from craft.bench.training import memory; "
     large = torch.ones(2000, 2**20, dtype=torch.uint8)  # of the process that starts the other
     done = subprocess.run(
         [sys.executable, "-c", started + "print(memory.host_peak())"],

@@ -4,22 +4,22 @@ import dataclasses
 import functools
 import io
 import json
-import runpy
 import shutil
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from tiny_bench import ROOT, TASKS, Bench, task_of
+from tiny_bench import TASKS, Bench, task_of
 
+from craft.bench.cli.main import run
 from craft.bench.glue import leaderboard, sources
 from craft.bench.glue.leaderboard import FILES, HEADER, content, findings, packed
 from craft.bench.model.build import build
 from craft.bench.model.locate import locate, tokenizer_of
 from craft.bench.run import record
+from craft.bench.settings.sections import Data
 from craft.errors import InputError
 
 LINES = {  # of the files that others have submitted, headers included
@@ -144,17 +144,13 @@ def tiny_table(tasks):
 
 @pytest.fixture
 def submit(monkeypatch, tmp_path, runs):
-    """scripts/submit_glue.py as a function of its arguments, in an empty folder."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    """`craft submit` as a function of its words, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    main = runpy.run_path(str(ROOT / "scripts" / "submit_glue.py"))["main"]
 
-    def run(*arguments):
-        given = [f"runs={runs.outputs / 'runs'}", "out=glue.zip", *arguments]
-        monkeypatch.setattr(sys, "argv", ["submit_glue.py", *given])
-        main()
+    def submitted(*words):
+        run("submit", "craft submit", [f"runs={runs.outputs / 'runs'}", "out=glue.zip", *words])
 
-    return run
+    return submitted
 
 
 def tsv(path, name):
@@ -199,7 +195,7 @@ def test_script_writes_the_predictions_of_the_saved_runs(
         if file.name == "AX":
             task = leaderboard.diagnostics(task)
         split = "test" if file.name == "AX" else file.split
-        data = sources.load(task, {"source": "local", "dir": str(runs.glue)}, (split,))
+        data = sources.load(task, Data("local", dir=runs.glue), (split,))
         expected = predictions(runs, file.task, data.splits[split])
         header, *rows = tsv("glue.zip", file.name)
         assert header == ("index", "prediction")

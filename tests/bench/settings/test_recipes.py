@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from tiny_bench import CONFIGS, TASKS, compose
 
-from craft.bench.settings.resolve import check
+from craft.bench.settings.declared import flatten, plain
+from craft.bench.settings.resolve import OF_RECIPE, check, recipe_row
 
 GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")  # as in LoRA's tables
 SIX = ("sst2", "mrpc", "cola", "qnli", "rte", "stsb")  # as in tables after VeRA
@@ -149,7 +150,7 @@ CHOICES += [f"method={method} model={model}" for method in METHODS for model in 
 
 def resolved(choice: str, task: str):
     """What a command line composes, checked as a run checks it."""
-    return check(compose(*choice.split(), f"task.name={task}", "train.device=cpu")).resolved
+    return plain(check(compose(*choice.split(), f"task.name={task}", "train.device=cpu")))
 
 
 @pytest.mark.parametrize("choice", SOURCES)
@@ -189,9 +190,39 @@ def test_choice_composes_on_every_task_and_its_source_is_held_above_or_ours(choi
         assert cited or "ours: untested" in source, (task, source)
 
 
-def test_every_other_recipe_says_that_its_numbers_are_ours_or_the_users():
-    for path in sorted((CONFIGS / "recipe").glob("*/*.yaml")):
-        if path.stem not in MODELS:
-            for task, row in OmegaConf.load(path).items():
-                own = "ours" in row.source or "given on the command line" in row.source
-                assert own, (path, task, row.source)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_other_recipe_says_that_its_numbers_are_ours_or_the_users(method):
+    for model, said in {"roberta_mini": "ours", "local": "given on the command line"}.items():
+        recipe = compose(f"method={method}", f"model={model}").recipe
+        for task in TASKS:
+            assert said in recipe_row(recipe, task)["source"], (model, task)
+
+
+def test_row_says_what_differs_from_all_tasks_and_an_override_of_it_stays_its_own():
+    line = ["method=lora", "model=roberta_large", "recipe._all.epochs=7", "recipe.rte.epochs=9"]
+    recipe = compose(*line).recipe
+    epochs = {task: recipe_row(recipe, task)["epochs"] for task in ("rte", "qqp", "stsb")}
+    assert epochs == {"rte": 9, "qqp": 7, "stsb": 30}  # 30: a row of the file
+
+
+def test_value_that_a_recipe_leaves_open_is_not_in_its_row():
+    open_ones = {"lr", "head_lr", "epochs"}
+    assert not open_ones & recipe_row(compose("model=local").recipe, "rte").keys()
+    given = compose("model=local", "recipe.rte.lr=0.5").recipe
+    assert open_ones & recipe_row(given, "rte").keys() == {"lr"}
+
+
+def test_every_task_has_a_row_with_every_field_that_a_setting_or_a_method_reads():
+    for method in METHODS:
+        cfg = compose(f"method={method}")
+        named = {"train": cfg.train, "method": cfg.method}
+        values = flatten({k: OmegaConf.to_container(v, resolve=False) for k, v in named.items()})
+        read = {found[1] for _, v in values if (found := OF_RECIPE.fullmatch(str(v)))}
+        assert "lr" in read
+        for task in TASKS:
+            assert read | {"source"} <= cfg.recipe[task].keys(), (method, task)
+
+
+def test_model_without_a_recipe_takes_another_ones_where_it_is_told_to():
+    told = compose("model=local", "recipe=lora/roberta_base", "method=lora", "task=rte")
+    assert (told.train.epochs, told.model.name) == (80, None)

@@ -1,6 +1,7 @@
-"""A sweep's plan and state without a cluster: packing, stages, the queue, what is missing."""
+"""A sweep's plan and state without a cluster: packing, the queue, what is missing."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import hydra
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -18,22 +20,19 @@ from craft.bench.model.build import peft_config
 from craft.bench.run import provenance, record
 from craft.bench.run.provenance import commit
 from craft.bench.settings.resolve import check
-from craft.bench.sweep import snapshot, state
-from craft.bench.sweep.state import Job, Planned, Sweep
-from craft.errors import InputError
+from craft.bench.sweep import launchers_on_path, slurm, snapshot, state
+from craft.bench.sweep.state import PlannedRun, QueuedJob, SweepFolder
+from craft.errors import InputError, Interrupted
 from craft.files import write_json
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import cluster  # noqa: E402
 
 
 def run_of(name, seconds=10.0, donor=None):
-    return Planned((f"seed={name}",), f"{name:0>10}" + "f" * 54, f"rte-{name}", seconds, donor)
+    return PlannedRun((f"seed={name}",), f"{name:0>10}" + "f" * 54, f"rte-{name}", seconds, donor)
 
 
 def settings(**more):
     fields = OmegaConf.to_container(OmegaConf.load(CONFIGS / "hydra" / "launcher" / "slurm.yaml"))
-    return cluster.Settings.of({k: v for k, v in {**fields, **more}.items() if k != "_target_"})
+    return slurm.SlurmSettings.of({k: v for k, v in {**fields, **more}.items() if k != "_target_"})
 
 
 # --- experiments
@@ -68,7 +67,7 @@ def test_every_point_of_an_experiment_on_a_method_makes_its_config(path):
 )
 def test_every_run_is_in_one_job_and_no_job_is_too_long(seconds, budget, most):
     runs = [run_of(n, each) for n, each in enumerate(seconds)]
-    jobs = state.pack(runs, budget, most)
+    jobs = slurm.pack(runs, budget, most)
     assert sorted(run.id for job in jobs for run in job) == sorted(run.id for run in runs)
     for job in jobs:
         assert job and (most is None or len(job) <= most)
@@ -77,7 +76,7 @@ def test_every_run_is_in_one_job_and_no_job_is_too_long(seconds, budget, most):
 
 def test_short_runs_share_a_job_and_a_long_one_has_its_own():
     runs = [run_of(n, 20) for n in range(100)] + [run_of("long", 9000)]
-    assert [len(job) for job in state.pack(runs, 1000, None)] == [1, 50, 50]
+    assert [len(job) for job in slurm.pack(runs, 1000, None)] == [1, 50, 50]
 
 
 def test_runs_of_several_settings_start_from_one_donor(bench):
@@ -89,36 +88,29 @@ def test_runs_of_several_settings_start_from_one_donor(bench):
         for task in ("rte", "mrpc")
         for epochs in (1, 2)
     ]
-    planned = cluster.plan(settings(gpus_per_node=0), lines, lambda line: compose(*line))
+    planned, asked = slurm.plan(settings(gpus_per_node=0), lines, lambda line: compose(*line))
     (donor,) = (run for run in planned.runs if run.name.startswith("mnli"))
     others = [run for run in planned.runs if run.id != donor.id]
-    assert len(others) == 4 and {run.donor for run in others} == {donor.id}
+    assert [run.id for run in others] == asked and len(others) == 4
+    assert {run.donor for run in others} == {donor.id}
     assert not any(part.startswith("train.epochs") for part in donor.overrides)
 
 
-def test_runs_that_start_from_another_are_a_stage_after_it():
+def test_runs_that_start_from_another_are_in_jobs_that_wait_for_it():
     donor, early = run_of("mnli"), run_of("early")
     waiting = [run_of(f"w{n}", donor=donor.id) for n in range(3)]
     todo = [*waiting, early, donor]
-    stages = cluster.stage(settings(), todo, set())
-    named = [(after, [[r.name for r in job] for job in jobs]) for after, jobs in stages]
+    groups = slurm.grouped(settings(), todo, set())
+    named = [(after, [[r.name for r in job] for job in jobs]) for after, jobs in groups]
     assert named == [
-        (None, [["rte-mnli"]]), (None, [["rte-early"]]),
-        (donor.id, [["rte-w0", "rte-w1", "rte-w2"]]),
+        (None, [["rte-mnli"]]), (donor.id, [["rte-w0", "rte-w1", "rte-w2"]]),
+        (None, [["rte-early"]]),
     ]  # fmt: skip
-    assert [after for after, _ in cluster.stage(settings(), waiting, set())] == [None]
-    assert [after for after, _ in cluster.stage(settings(), waiting, {donor.id})] == [donor.id]
+    assert [after for after, _ in slurm.grouped(settings(), waiting, set())] == [None]
+    assert [after for after, _ in slurm.grouped(settings(), waiting, {donor.id})] == [donor.id]
 
 
 # --- the state
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("1:02", 62), ("2:01:00", 7260), ("1-00:00:01", 86401), ("UNLIMITED", None), ("", None)],
-)
-def test_time_left_is_read_as_slurm_writes_it(text, seconds):
-    assert state._seconds(text) == seconds
 
 
 @pytest.fixture
@@ -143,23 +135,24 @@ def made(tmp_path):
     live.write_text(json.dumps({"holder": {"name": "x"}, "seconds": 60}))
     killed = [{"started": "2026-01-01T00:00:00+00:00", "seconds": 0.0, "ended": "killed"}] * 2
     write_json(tmp_path / "runs" / f"rte-killed-{runs[6].id[:10]}" / "attempts.json", killed)
-    planned = Sweep(tmp_path / "sweeps" / "s", tmp_path, runs, gpus=1)
+    planned = SweepFolder(tmp_path / "sweeps" / "s", tmp_path, runs, gpus=1)
     planned.submitted = {"7_0": [runs[0].id, runs[4].id], "6": [runs[5].id]}
     planned.write()
-    write_json(planned.folder / "jobs" / "7.0.json", {"seconds": 50.0})
-    return Sweep.read(planned.folder)
+    spent = [{**killed[0], "seconds": 50.0, "ended": "ok"}]
+    write_json(tmp_path / "runs" / f"rte-done-{runs[0].id[:10]}" / "attempts.json", spent)
+    return SweepFolder.read(planned.path)
 
 
 def test_state_of_every_run_comes_from_records_leases_and_the_queue(made):
-    jobs = [Job("7_0", "PENDING", None)]
-    found = state.states(made.outputs, made.runs, state.queued(made.outputs, jobs))
+    jobs = [QueuedJob("7_0", "PENDING")]
+    found = state.states(made.outputs, made.runs, state.holding(made.outputs, jobs))
     assert [one.state for one in found] == [
         "done", "failed", "diverged", "running", "pending", "missing", "missing",
     ]  # fmt: skip
     shown = "\n".join(state.lines(made, found, jobs))
-    assert "failed: rte-failed: RuntimeError: no\n    python scripts/train.py seed=failed" in shown
+    assert "failed: rte-failed: RuntimeError: no\n    craft train seed=failed" in shown
     assert "killed 2 times: rte-killed" in shown
-    assert "useful 25 of 50 allocated GPU-seconds (50 %)" in shown
+    assert "attempts that have ended took 50 allocated GPU-seconds" in shown
     assert "(0 of 1 jobs run)" in shown
 
 
@@ -177,12 +170,92 @@ def test_silent_squeue_is_an_error_and_not_an_empty_queue(monkeypatch):
 
 
 def test_newest_sweep_is_taken(made):
-    other = Sweep(made.outputs / "sweeps" / "t", made.outputs, [])
+    other = SweepFolder(made.outputs / "sweeps" / "t", made.outputs, [])
     time.sleep(0.02)
     other.write()
-    assert state.newest(made.outputs) == other.folder
+    assert state.newest(made.outputs) == other.path
     with pytest.raises(InputError, match="there is none under"):
-        state.newest(made.folder)
+        state.newest(made.path)
+
+
+# --- what is submitted
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """Commands of Slurm; returns how to say what sbatch, and what squeue, does."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+
+    def do(script, squeue=""):
+        for name, does in {"sbatch": script, "srun": "", "squeue": squeue}.items():
+            (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+            (programs / name).chmod(0o755)
+
+    return do
+
+
+def test_node_has_its_job_before_it_imports_this_package_also_after_a_requeue(sbatch, tmp_path):
+    sbatch("echo Submitted batch job 7")
+    sweep = SweepFolder(tmp_path / "sweep", tmp_path, [run_of("a")])
+    held = slurm.submit(settings(), sweep, [sweep.runs], tmp_path, None)
+    assert held == {sweep.runs[0].id: "7"}
+    assert SweepFolder.read(sweep.path).submitted == {"7": [sweep.runs[0].id]}
+    path = sweep.path / "logs" / "7_submitted.pkl"
+    for again in (False, True):  # what submitit does on its signal
+        code = f"""
+import sys
+from submitit.core.utils import DelayedSubmission
+job = DelayedSubmission.load({str(path)!r})
+job._checkpoint_function().dump({str(path)!r})
+print(job.function.runs, sorted({{"craft", "torch"}} & set(sys.modules)))
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True
+        )
+        assert done.stdout == "[['seed=a']] []\n", (again, done.stderr)
+
+
+def test_refusal_of_the_site_is_one_line_and_what_was_submitted_is_remembered(sbatch, tmp_path):
+    sweep = SweepFolder(tmp_path / "sweep", tmp_path, [run_of("a"), run_of("b")])
+    sbatch("echo Submitted batch job 7")
+    slurm.submit(settings(), sweep, [sweep.runs[:1]], tmp_path, None)
+    sbatch("echo sbatch: error: QOSMaxSubmitJobPerUserLimit >&2; exit 1")
+    with pytest.raises(InputError) as refused:
+        slurm.submit(settings(), sweep, [sweep.runs[1:]], tmp_path, None)
+    assert str(refused.value) == (
+        "sbatch refused the jobs: sbatch: error: QOSMaxSubmitJobPerUserLimit"
+    )
+    assert SweepFolder.read(sweep.path).submitted == {"7": [sweep.runs[0].id]}
+
+
+@pytest.fixture
+def of_no_commit(tmp_path, monkeypatch):
+    """Whatever the working tree looks like, there is a snapshot of it."""
+    taken = (tmp_path, {"commit": "0" * 40, "dirty": False})
+    monkeypatch.setattr(snapshot, "take", lambda *_: taken)
+
+
+def test_launcher_that_waits_returns_the_end_of_each_run_in_order(bench, sbatch, of_no_commit):
+    made = bench.run("train.epochs=1", "seed=1")
+    lines = [bench.overrides("train.epochs=1", f"seed={seed}") for seed in (0, 1, 0)]
+    sbatch("echo Submitted batch job 7")
+    waits = settings(detach=False, gpus_per_node=0)
+    ends = slurm.launch_on_slurm(waits, lines, lambda line: compose(*line))
+    states = [end.status for end in ends]
+    assert states == [JobStatus.FAILED, JobStatus.COMPLETED, JobStatus.FAILED]
+    assert ends[1].return_value == made["result"]["score"]["best"]["accuracy"]
+    with pytest.raises(RuntimeError, match="rte-craft-.*-s0-.*: missing"):
+        _ = ends[0].return_value
+
+
+def test_launcher_that_waits_can_be_stopped(bench, sbatch, of_no_commit, monkeypatch):
+    sbatch("echo Submitted batch job 7", squeue="echo '7|RUNNING'")
+    monkeypatch.setattr(slurm, "stopped", lambda: True)
+    waits = settings(detach=False, gpus_per_node=0)
+    with pytest.raises(Interrupted, match="the jobs go on"):
+        slurm.launch_on_slurm(waits, [bench.overrides()], lambda line: compose(*line))
 
 
 # --- the launcher's settings and the snapshot
@@ -192,7 +265,7 @@ def test_newest_sweep_is_taken(made):
     ("fields", "message"),
     [
         ({"nope": 1}, r"keys \['nope'\] are unknown"),
-        ({"max_jobs": 0}, "max_jobs must be a whole number of at least 1, not 0"),
+        ({"max_array_size": 0}, "max_array_size must be a whole number of at least 1, not 0"),
         ({"timeout_min": 2}, "signal_delay_s 120 must be at most half of the time limit, 60 s"),
     ],
 )
@@ -201,11 +274,23 @@ def test_settings_are_checked(fields, message):
         settings(**fields)
 
 
-def test_sweeper_that_waits_for_scores_is_refused_where_the_launcher_does_not_wait():
+@pytest.fixture
+def launcher():
+    """The launcher as Hydra makes it of its section."""
+    launchers_on_path()
     from hydra_plugins.craft_launchers import SlurmLauncher
 
     fields = OmegaConf.to_container(OmegaConf.load(CONFIGS / "hydra" / "launcher" / "slurm.yaml"))
-    launcher = SlurmLauncher(**{k: v for k, v in fields.items() if k != "_target_"})
+    return SlurmLauncher(**{k: v for k, v in fields.items() if k != "_target_"})
+
+
+def test_machine_without_slurm_is_refused_before_a_sweep_begins(launcher, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="there is no squeue, sbatch on this machine's PATH"):
+        launcher.setup(hydra_context=None, task_function=None, config=None)
+
+
+def test_sweeper_that_waits_for_scores_is_refused_where_the_launcher_does_not_wait(launcher):
     target = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
     launcher.config = OmegaConf.create({"hydra": {"sweeper": {"_target_": target}}})
     with pytest.raises(InputError, match="OptunaSweeper waits .*: give it hydra.launcher.detach="):
@@ -220,13 +305,13 @@ def test_snapshot_is_the_commit_and_knows_it(tmp_path, monkeypatch):
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a"]):
         subprocess.run(["git", *who, *command], cwd=root, check=True)
     monkeypatch.setattr(provenance, "ROOT", root)
-    copy, taken = snapshot.take(root, tmp_path / "snapshots", allow_dirty=False)
+    copy, taken = snapshot.take(tmp_path / "snapshots", allow_dirty=False)
     assert taken["dirty"] is False
     (root / "craft" / "a.py").write_text("a = 2\n")
     assert (copy / "craft" / "a.py").read_text() == "a = 1\n"
     with pytest.raises(InputError, match=r"craft/a.py differ from commit \w+: commit them, or"):
-        snapshot.take(root, tmp_path / "snapshots", allow_dirty=False)
-    dirty, taken = snapshot.take(root, tmp_path / "snapshots", allow_dirty=True)
+        snapshot.take(tmp_path / "snapshots", allow_dirty=False)
+    dirty, taken = snapshot.take(tmp_path / "snapshots", allow_dirty=True)
     assert taken["dirty"] is True and dirty != copy
     assert (dirty / "craft" / "a.py").read_text() == "a = 2\n"
     monkeypatch.setattr(provenance, "ROOT", dirty)

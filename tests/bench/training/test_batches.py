@@ -18,7 +18,7 @@ from craft.bench.glue.tokens import encode
 from craft.bench.model import packing
 from craft.bench.model.locate import locate
 from craft.bench.run.execute import prepare
-from craft.bench.settings.sections import BATCHINGS
+from craft.bench.settings.sections import BATCHINGS, Data
 from craft.bench.training.batches import Layout, batches, layout_of, order
 from craft.bench.training.loop import Seeds, fit, loss_of, predict
 from craft.errors import InputError
@@ -39,7 +39,7 @@ def texts(*sentences):
 
 def tokens_of(bench, task="rte", split=None, max_length=32):
     if split is None:
-        source = {"source": "local", "dir": str(bench.glue)}
+        source = Data("local", dir=bench.glue)
         split = sources.load(task_of(task), source, ["train"]).splits["train"]
     return encode(split, task_of(task), tokenizer_of(bench), max_length)
 

@@ -27,6 +27,7 @@ from craft.bench.model.locate import locate
 from craft.bench.run import record
 from craft.bench.run.execute import prepare
 from craft.bench.run.identity import identity
+from craft.bench.settings.declared import plain
 from craft.bench.speed.methods import launches
 from craft.bench.training.batches import batches
 from craft.bench.training.loop import Seeds
@@ -449,7 +450,7 @@ def test_attention_dropout_is_the_models_own_or_the_one_given(folder, request, b
 
 def test_attention_dropout_is_part_of_the_identity_unless_it_is_the_models(bench):
     def kept(*more):
-        return identity(bench.config(*more), "m", "d", "t")
+        return identity(plain(bench.config(*more)), "m", "d", "t")
 
     assert "train.attention_dropout" not in kept()
     assert kept("train.attention_dropout=0")["train.attention_dropout"] == 0.0

@@ -33,6 +33,8 @@ from craft.bench.report.method_files import SHAPES, methods, ordered
 from craft.bench.report.tables.cells import METRIC_NAMES, NAMES, Row, rows, tasks_of
 from craft.bench.report.tables.published import EIGHT
 from craft.bench.report.tables.render import span
+from craft.bench.settings.declared import read
+from craft.bench.settings.sections import Method
 
 DEPTHS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96)
 WIDTHS = (768, 1024, 4096)  # RoBERTa-base, RoBERTa-large, and a large language model's
@@ -87,7 +89,7 @@ def by_depth(method: Mapping[str, Any], width: int) -> list[int]:
             if rise * (third - second) == later * (second - first):
                 counts.append(before[2] + later * (depth - third) // (third - second))
                 continue
-        counts.append(expected_parameters(method, _shape(width, depth)))
+        counts.append(expected_parameters(read(Method, method), _shape(width, depth)))
     return counts
 
 

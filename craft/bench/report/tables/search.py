@@ -14,7 +14,7 @@ import pandas as pd
 
 from craft.bench.report.differences import describe, is_setting, neutral
 from craft.bench.report.tables.render import Table, percent
-from craft.bench.settings.resolve import flatten
+from craft.bench.settings.declared import flatten
 from craft.errors import InputError
 
 SCORED_ON = {"dev": "dev", "train_holdout": "a part of train", "fold": "folds of train and dev"}

@@ -13,6 +13,8 @@ from craft.bench.report.load import TITLES, Records
 from craft.bench.report.method_files import SHAPES, methods
 from craft.bench.report.tables.cells import Row
 from craft.bench.report.tables.render import MISSING, Table, number, span
+from craft.bench.settings.declared import read
+from craft.bench.settings.sections import Method
 
 
 def parameter_table(records: Records, orders: pd.DataFrame, configs: Path) -> Table:
@@ -30,7 +32,9 @@ def parameter_table(records: Records, orders: pd.DataFrame, configs: Path) -> Ta
             counted = runs[(runs["model"] == model) & (runs["method"] == label)]
             counted = counted["parameters_adapter"].drop_duplicates()
             if model in SHAPES:
-                expected = expected_parameters(by_model[model][label], SHAPES[model])
+                expected = expected_parameters(
+                    read(Method, by_model[model][label], label), SHAPES[model]
+                )
                 facts[f"{model}_closed"] = expected
                 line.append(f"{expected:,}")
             facts[f"{model}_measured"] = " ".join(map(str, counted))

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,8 +15,10 @@ PATIENCE = 60.0  # seconds for a worker that is replaced to leave
 
 def launch_on_gpus(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) -> Any:
     """joblib's own launch, with as many workers as there are places on GPUs."""
+    import cloudpickle
     from hydra_plugins.hydra_joblib_launcher import _core
 
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker has its GPU before torch
     places = [d for d in asked_for(launcher.gpus) for _ in range(launcher.runs_per_gpu)]
     with tempfile.TemporaryDirectory(prefix="craft-gpus-") as folder:
         if len(places) == 1:  # joblib then runs in this process and asks for no initializer

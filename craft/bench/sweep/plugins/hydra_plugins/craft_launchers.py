@@ -1,4 +1,6 @@
-"""Hydra's launchers of this project; Hydra finds them here, in its namespace of plugins."""
+"""Hydra's launchers of this project; Hydra finds them here, in its namespace of plugins.
+
+joblib's workers import this module, so that it imports nothing else of the project."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,8 +11,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 from omegaconf import DictConfig, open_dict
-
-from craft.errors import InputError
 
 
 class GpusLauncher(JoblibLauncher):
@@ -23,7 +23,7 @@ class GpusLauncher(JoblibLauncher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from gpus import asked_for
+        from craft.bench.sweep.gpus import asked_for
 
         asked_for(self.gpus)  # refused before the sweeper makes its folder
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -31,13 +31,13 @@ class GpusLauncher(JoblibLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from gpus import launch_on_gpus
+        from craft.bench.sweep.gpus import launch_on_gpus
 
         return launch_on_gpus(self, job_overrides, initial_job_idx)
 
 
 class SlurmLauncher(Launcher):
-    """Runs on Slurm through submitit, many to a job; `cluster.py` says how."""
+    """Runs on Slurm through submitit, many to a job; `craft.bench.sweep.slurm` says how."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -45,6 +45,8 @@ class SlurmLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from craft.errors import InputError
+
         absent = [name for name in ("squeue", "sbatch") if shutil.which(name) is None]
         if absent:  # refused before the sweeper makes its folder
             raise InputError(
@@ -56,9 +58,10 @@ class SlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from cluster import Settings, launch_on_slurm
+        from craft.bench.sweep.slurm import SlurmSettings, launch_on_slurm
+        from craft.errors import InputError
 
-        settings = Settings.of(self.settings)
+        settings = SlurmSettings.of(self.settings)
         sweeper = self.config.hydra.sweeper._target_
         if settings.detach and not sweeper.endswith("BasicSweeper"):
             raise InputError(

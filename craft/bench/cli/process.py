@@ -1,68 +1,35 @@
-"""How the scripts start: a user's error becomes one line and exit code 2, others stay whole."""
+"""How a command's process starts and ends: a user's error becomes one line and exit code 2, others
+stay whole."""
 
-import contextlib
 import errno
 import functools
 import json
 import os
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions out of Hydra, whole
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# a launcher's jobs unpickle the script's main function in fresh processes, which need this module
-_path = [str(Path(__file__).parent.resolve()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, _path)))
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-import psutil  # noqa: E402
-from hydra.core.hydra_config import HydraConfig  # noqa: E402
-from hydra.errors import HydraException, MissingConfigException  # noqa: E402
-from hydra.experimental.callback import Callback  # noqa: E402
-from hydra.types import RunMode  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
-from omegaconf.errors import (  # noqa: E402
-    ConfigAttributeError,
-    ConfigKeyError,
-    OmegaConfBaseException,
-)
-
-from craft.bench.run.provenance import without_secrets  # noqa: E402
-from craft.errors import InputError, Interrupted, first_line  # noqa: E402
-from craft.files import write_json  # noqa: E402
+from craft.bench.run import signals
+from craft.bench.run.provenance import without_secrets
+from craft.bench.run.signals import Stopped
+from craft.bench.settings.places import CONFIGS
+from craft.errors import InputError, Interrupted, first_line
+from craft.files import write_json
 
 UNKNOWN_KEY = (ConfigAttributeError, ConfigKeyError)
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-_received: list[int] = []
-_before: dict[int, Any] = {}  # the handlers that ours took the place of
-_worker = True  # a launcher's, until `start` says that this is the process that was started
-
-
 _with_source = warnings.formatwarning
-
-
-def _one_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
-    """A warning to the user, without the line of code that it comes from."""
-    if issubclass(category, UserWarning):
-        return f"warning: {message}\n"
-    return _with_source(message, category, *place, **more)
-
-
-warnings.formatwarning = _one_line
-# peft's call to what transformers has deprecated, said again for each model
-warnings.filterwarnings(
-    "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
-)
-
-
-class Stopped(Exception):
-    """Interrupted, in a launcher's worker: an Exception, so that the other workers are not killed
-    while they write their checkpoints."""
 
 
 class Refused(BaseException):
@@ -73,49 +40,6 @@ class Full(BaseException):
     """A full disk that leaves a single run past Hydra, likewise."""
 
 
-def stopped() -> bool:
-    """Whether SIGTERM, SIGUSR2 or SIGINT has asked this process to stop; SIGINT twice ends it."""
-    return bool(_received)
-
-
-def _receive(number: int, _frame: object) -> None:
-    if number == signal.SIGINT:
-        if _received:
-            raise KeyboardInterrupt
-        os.write(2, b"stopping after this step; Ctrl-C again stops at once\n")
-    _received.append(number)
-    if not _worker and number != signal.SIGINT:  # a terminal sends its Ctrl-C to all by itself
-        for process in psutil.Process().children():
-            with contextlib.suppress(psutil.Error):
-                if any("popen_loky" in part for part in process.cmdline()):  # joblib's workers
-                    process.send_signal(signal.SIGTERM)
-
-
-def received() -> list[int]:
-    """The signals that have asked for a stop."""
-    return list(_received)
-
-
-def listen() -> None:
-    """Let SIGTERM, SIGUSR2 and SIGINT ask for a stop, also in a launcher's worker processes."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # a notebook or a test; signals are then somebody else's
-    for number in SIGNALS:
-        if (before := signal.signal(number, _receive)) is not _receive:
-            _before[number] = before
-
-
-def hand_over() -> None:
-    """After an interruption give the signal to submitit, if this is its job: it requeues and exits.
-
-    It does so on its own signal, SIGUSR2 (a time limit, or a preemption that is announced by it);
-    a SIGTERM alone is a cancellation, or a preemption after which Slurm requeues by itself."""
-    handler = _before.get(signal.SIGUSR2)
-    of_submitit = getattr(handler, "__module__", None) == "submitit.core.job_environment"
-    if callable(handler) and of_submitit and signal.SIGUSR2 in _received:
-        handler(signal.SIGUSR2, None)
-
-
 def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], float | None]:
     """Wrap what `hydra.main` wraps: main returns a run's record, or None, and the job its score.
 
@@ -124,9 +48,10 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], float | Non
 
     @functools.wraps(main)
     def wrapped(cfg: DictConfig) -> float | None:
-        listen()
+        signals.listen()
+        _plain_warnings()
         try:
-            if stopped():
+            if signals.stopped():
                 raise Interrupted("stopped before the next run began; start again to go on")
             made = main(cfg)
             if made is not None:
@@ -134,8 +59,8 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], float | Non
             score = ((made or {}).get("result") or {}).get("score") or {}
             return score["best"][score["headline"]] if score.get("best") else None
         except Interrupted as interruption:
-            hand_over()
-            if _worker:
+            signals.hand_over()
+            if signals.is_worker():
                 raise Stopped(str(interruption)) from interruption
             raise
         except InputError as error:
@@ -162,7 +87,7 @@ def _ended(status: str, name: str) -> None:
     """Leave how a sweep's job ended in its folder."""
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         path = Path(HydraConfig.get().runtime.output_dir) / "ended.json"
-        with contextlib.suppress(OSError):  # a full disk: the last line does without
+        with suppress(OSError):  # a full disk: the last line does without
             write_json(path, {"status": status, "run": name})
 
 
@@ -183,36 +108,17 @@ class LastLine(Callback):
             print(f"not ok: {len(bad)} of {len(ended)} runs: {'; '.join(bad)}", file=sys.stderr)
 
 
-def options(arguments: list[str], **defaults: str | None) -> dict[str, str | None]:
-    """Read `name=value` arguments of a script without a Hydra config; InputError on an unknown
-    name."""
-    given = dict(defaults)
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if not equals or name not in defaults:
-            raise InputError(
-                f"{argument!r} is not one of {', '.join(f'{known}=' for known in defaults)}"
-            )
-        given[name] = value or defaults[name]
-    return given
-
-
-def count(name: str, text: str) -> int:
-    """A whole number of at least 1 from the command line; InputError names the option otherwise."""
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
-def start(main: Callable[[], None]) -> None:
+def start(main: Callable[[], Any]) -> None:
     """Run a main function and leave with 0, 2 after a user's error, or 130 when stopped.
 
     A run that diverged has done what it was asked: it leaves with 0, and a sweep's last line names
     it. A sweep in which a run failed ends with 1, as does a full disk, which is named in a line."""
-    global _worker
-    _worker = False
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions out of Hydra, whole
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signals.started()
+    signals.listen()
     sys.excepthook = _report
-    listen()
+    _plain_warnings()
     try:
         main()
         LastLine.show()
@@ -232,7 +138,7 @@ def start(main: Callable[[], None]) -> None:
             print(f"error: {line}", file=sys.stderr)
             LastLine.show()
             sys.exit(1)
-        if stopped() and type(error).__name__ == "TerminatedWorkerError":
+        if signals.stopped() and type(error).__name__ == "TerminatedWorkerError":
             # one of joblib's workers was not yet up to hear the signal that was handed on to it
             print("interrupted: a worker ended before its run began", file=sys.stderr)
             sys.exit(130)
@@ -241,6 +147,21 @@ def start(main: Callable[[], None]) -> None:
         sys.excepthook(*sys.exc_info())
         LastLine.show()
         sys.exit(1)
+
+
+def _plain_warnings() -> None:
+    """Show warnings to the user as a line, without the code that they come from."""
+    warnings.formatwarning = _one_line
+    # peft's call to what transformers has deprecated, said again for each model
+    warnings.filterwarnings(
+        "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+    )
+
+
+def _one_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+    if issubclass(category, UserWarning):
+        return f"warning: {message}\n"
+    return _with_source(message, category, *place, **more)
 
 
 def _report(kind: Any, error: Any, trace: Any) -> None:
@@ -267,7 +188,11 @@ def explain(error: BaseException) -> str:
             return 'the sweeper optuna is not installed: pip install "craft-peft[hpo]"'
         if group.startswith("recipe/"):
             method = group.removeprefix("recipe/")
-            return f"method {method} has no recipe for model {name!r}; it has one for {allowed}"
+            known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+            return (
+                f"method {method} has no recipe for model {name!r}; it has one for "
+                f"{', '.join(known) or '(none)'}; recipe=local asks for its values"
+            )
         return f"{group} {name!r} is not one of {allowed}"
     cause = error.__cause__
     if isinstance(error, HydraException) and isinstance(cause, UNKNOWN_KEY):
