@@ -11,8 +11,8 @@ from tiny_bench import compose
 
 from craft.bench.run import record
 from craft.bench.run.identity import PROTOCOL
-from craft.bench.settings.resolve import recipe_row
 from craft.bench.settings.places import let_configs_name_them
+from craft.bench.settings.resolve import recipe_row
 from craft.bench.settings.sections import DECLARED
 from craft.files import sha256, write_tensors
 
