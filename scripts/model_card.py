@@ -164,11 +164,11 @@ def learnt(folder: Path) -> pd.DataFrame:
     digest = locate(read(Model, {"path": MODEL, "repository": None, "revision": None})).digest
     rows = []
     for path, made in read_all(folder):
-        if made["status"] != "ok" or made["result"]["config"]["model.digest"] != digest:
+        if made.status != "ok" or made.result["config"]["model.digest"] != digest:
             continue
-        config, score = made["provenance"]["config"], made["result"]["score"]
+        config, score = made.provenance["config"], made.result["score"]
         same = config["train"]["max_steps"] == LEARNT.train.max_steps
-        source = made["provenance"]["data"]["source"]["source"]
+        source = made.provenance["data"]["source"]["source"]
         if config["method"].get("train_backbone") and source != "mini" and same:
             headline = score["headline"]
             dev = read_predictions(path, made)

@@ -46,19 +46,19 @@ class Work:
 
         runs, known = self.outputs / "runs", {}
         for path, made in read_all(self.results):
-            known[made["id"]] = path
+            known[made.id] = path
         for _, made in read_all(runs):
             run = run_of(made)
-            if run is None or made["status"] == "failed" or made["id"] in known:
+            if run is None or made.status == "failed" or made.id in known:
                 continue
             place = self.results / ("search" if run.selection == "train_holdout" else "")
-            name = made["provenance"]["name"]
+            name = made.provenance["name"]
             promote(runs, place, [name], allow_dirty=self.allow_dirty, diverged=True)
         for _, made in read_all(self.results):
             run = run_of(made)
             if run is not None:
                 self.scores[run] = score_of(made)
-                self.seconds[run] = made["provenance"]["seconds"]
+                self.seconds[run] = made.provenance["seconds"]
 
     def hours_left(self, pending: Iterable[Any], workers: int) -> float | None:
         """By the mean of the finished runs of the same encoder and task; None before there is one

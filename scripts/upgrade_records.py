@@ -7,6 +7,7 @@ A record's id and its result stay as they are; one of schema 2 is not written.
 
 import re
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 from craft.bench.cli.process import start
 from craft.bench.report.differences import neutral
 from craft.bench.report.load import sound_records
-from craft.bench.run import record
+from craft.bench.run.record import Record
 from craft.bench.settings.declared import flatten
 from craft.bench.settings.places import CONFIGS
 from craft.bench.settings.resolve import OF_RECIPE, recipe_row
@@ -35,17 +36,17 @@ def main() -> None:
             raise InputError(f"there is no folder {folder}")
     left_out: list[str] = []
     found = {path: made for folder in folders for path, made in sound_records(folder, left_out)}
-    old = {path: upgraded(made) for path, made in found.items() if made["schema"] == 1}
+    old = {path: upgraded(made) for path, made in found.items() if made.schema == 1}
     for line in left_out:
         print(f"warning: left out: {line}", file=sys.stderr)
     for path, made in old.items():
-        record.write(path, made)
+        made.write(path)
     print(f"{len(old)} of {len(found)} records upgraded")
 
 
-def upgraded(made: dict[str, Any]) -> dict[str, Any]:
+def upgraded(made: Record) -> Record:
     """A record of schema 1 as one of schema 2."""
-    provenance = made["provenance"]
+    provenance = made.provenance
     config = provenance["config"]
     experiment = re.search(r"(?:^|\s)experiment=(\S+)", provenance["command"])
     default = defaults(
@@ -56,7 +57,7 @@ def upgraded(made: dict[str, Any]) -> dict[str, Any]:
         "row": config.get("row_id"),
         "differs": differences(config, default),
     }
-    return {**made, "schema": 2, "provenance": provenance | said}
+    return replace(made, schema=2, provenance=provenance | said)
 
 
 def differences(config: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:

@@ -87,8 +87,8 @@ def scores(folder: Path, digest: str, task: str) -> tuple[pd.DataFrame, str]:
 
     rows, headline = [], "-"
     for _, made in read_all(folder):
-        provenance, result = made["provenance"], made["result"]
-        if made["status"] != "ok" or result["config"]["model.digest"] != digest:
+        provenance, result = made.provenance, made.result
+        if made.status != "ok" or result["config"]["model.digest"] != digest:
             continue
         config = provenance["config"]
         mini = config["data"]["source"] == "mini" and config["task"]["name"] == task
@@ -119,7 +119,7 @@ def page(facts: dict[str, Any], folder: Path) -> str:
         if len(ours) > 1:
             score = f"{ours.mean():.1f} ± {ours.std():.1f}, {len(ours)}"
         name = f"{made['reference']}, r={made['rank']}" if made["rank"] else "as pre-trained"
-        size = f"{made['parameters']:,} | {made['error']:.3f} | {made['loss']:.3f}"
+        size = f"{made['parameters']:,} | {made.error:.3f} | {made['loss']:.3f}"
         lines.append(f"| {name} | {size} | {score} |")
     return PAGE.format(
         compound=4,

@@ -193,7 +193,7 @@ class Bench:
     def run(self, *more: str, stop=lambda: False, said: list | None = None, **choices: str) -> dict:
         cfg = compose(*self.overrides(*more, **choices))
         say = (said if said is not None else []).append
-        return run(check(cfg), "a test", stop, say, differs=differs(cfg))
+        return run(check(cfg), "a test", stop, say, differs=differs(cfg)).plain()
 
     def folder(self) -> Path:
         """The one run's folder."""

@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from craft.bench.run import signals
 from craft.bench.run.provenance import without_secrets
+from craft.bench.run.record import Record
 from craft.bench.run.signals import Stopped
 from craft.bench.settings.places import CONFIGS
 from craft.errors import InputError, Interrupted, first_line
@@ -40,7 +41,7 @@ class Full(BaseException):
     """A full disk that leaves a single run past Hydra, likewise."""
 
 
-def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], float | None]:
+def job(main: Callable[[DictConfig], Record | None]) -> Callable[[DictConfig], float | None]:
     """Wrap what `hydra.main` wraps: main returns a run's record, or None, and the job its score.
 
     A user's error ends a run, or one job of a sweep, in a line. A sweep's jobs leave how they ended
@@ -55,8 +56,8 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], float | Non
                 raise Interrupted("stopped before the next run began; start again to go on")
             made = main(cfg)
             if made is not None:
-                _ended(made["status"], made["provenance"]["name"])
-            score = ((made or {}).get("result") or {}).get("score") or {}
+                _ended(made.status, made.name)
+            score = {} if made is None else made.result.get("score") or {}
             return score["best"][score["headline"]] if score.get("best") else None
         except Interrupted as interruption:
             signals.hand_over()

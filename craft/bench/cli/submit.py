@@ -21,6 +21,7 @@ from craft.bench.cli.parser import Parser
 from craft.bench.glue.leaderboard import FILES, findings
 from craft.bench.run import record, submission
 from craft.bench.run.provenance import of_this_machine
+from craft.bench.run.record import Record
 from craft.bench.settings.places import CONFIGS
 from craft.bench.settings.resolve import check
 from craft.bench.settings.sections import RunConfig
@@ -52,10 +53,10 @@ def main(given: Namespace) -> None:
         raise InputError("no run is named: give names or patterns, such as '*-craft-*-s0-*'")
     runs = []
     for name, (path, made) in record.named(Path(given.runs), patterns).items():
-        if made["status"] != "ok":
-            raise InputError(f"{name} is {made['status']}, not ok")
+        if made.status != "ok":
+            raise InputError(f"{name} is {made.status}, not ok")
         config = _config(made, path.parent / given.epoch, given.data, keys)
-        runs.append(submission.Run(name, config, made["provenance"]["model"]["digest"]))
+        runs.append(submission.Run(name, config, made.provenance["model"]["digest"]))
     chosen = submission.by_task(runs)
     made = submission.make(chosen)
     for finding in made.findings:
@@ -73,14 +74,14 @@ def main(given: Namespace) -> None:
     print(f"{out}: {len(made.rows)} files of {len(chosen)} runs")
 
 
-def _config(made: dict[str, Any], adapter: Path, data: str | None, keys: list[str]) -> RunConfig:
+def _config(made: Record, adapter: Path, data: str | None, keys: list[str]) -> RunConfig:
     """A run's own config for predicting with a saved adapter; a setting that is newer than the
     record has its default."""
     defaults = OmegaConf.load(CONFIGS / "train.yaml")
     for of_hydra in ("defaults", "hydra"):
         del defaults[of_hydra]
     defaults.train = OmegaConf.load(CONFIGS / "train" / "default.yaml")
-    cfg: Any = OmegaConf.merge(defaults, of_this_machine(made["provenance"]["config"]))
+    cfg: Any = OmegaConf.merge(defaults, of_this_machine(made.provenance["config"]))
     cfg.train.device = "auto"  # that of this machine
     if data is not None:
         path = CONFIGS / "data" / f"{data}.yaml"

@@ -13,7 +13,6 @@ import shlex
 import sys
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +21,7 @@ from omegaconf import DictConfig
 from craft.bench.cli.parser import Parser
 from craft.bench.cli.process import job
 from craft.bench.run import signals
+from craft.bench.run.record import Record
 from craft.bench.run.run import carry_out
 from craft.bench.settings.places import CONFIGS, let_configs_name_them
 from craft.bench.settings.sections import DECLARED
@@ -30,7 +30,7 @@ GROUPS = ("model", "task", "data", "method", "logger", "row", "experiment", "hyd
 
 
 @job
-def run(cfg: DictConfig) -> dict[str, Any] | None:
+def run(cfg: DictConfig) -> Record | None:
     command = shlex.join(["craft", "train", *sys.argv[1:]])
     return carry_out(cfg, HydraConfig.get().overrides.task, command, signals.stopped)
 

@@ -7,7 +7,7 @@
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -36,6 +36,7 @@ from craft.bench.report.tables.search import (
 from craft.bench.run import record
 from craft.bench.run.identity import KNOWN
 from craft.bench.run.predictions import read_predictions
+from craft.bench.run.record import Record
 from craft.bench.settings.declared import flatten
 from craft.errors import InputError
 
@@ -46,7 +47,7 @@ TITLES = {
     "small": "GLUE, small encoder",
     "mini": "mini-GLUE (synthetic, not GLUE)",
 }
-Source = str | Callable[[dict[str, Any]], Any]  # of a column: a path in a record, or a function
+Source = str | Callable[[Record], Any]  # of a column: a path in a record, or a function
 IDENTITY = ("protocol", "model.digest", "data.digest")  # what tells rows apart besides settings
 
 
@@ -69,7 +70,7 @@ class Records:
     searches: pd.DataFrame
     unsuccessful: pd.DataFrame
     left_out: list[str]
-    raw: dict[str, dict[str, Any]]
+    raw: dict[str, Record]
     reference: str
 
     @property
@@ -90,17 +91,17 @@ def load(
     A search's runs are those whose config says so, and all in the folders `searches`; `unrecorded`
     is a file of searches without a run on record."""
     rows, scores, history, unsuccessful, left_out = {}, [], [], [], []
-    raw: dict[str, dict[str, Any]] = {}
+    raw: dict[str, Record] = {}
     searched: dict[str, dict[str, Any]] = {}
     found = [(*one, False) for folder in folders for one in sound_records(folder, left_out)]
     found += [(*one, True) for folder in searches for one in sound_records(folder, left_out)]
     for path, made, of_a_search in found:
         try:
-            if of_a_search or made["provenance"]["config"].get("search"):
-                if made["id"] not in rows:
-                    searched[made["id"]] = _searched(made)
+            if of_a_search or made.provenance["config"].get("search"):
+                if made.id not in rows:
+                    searched[made.id] = _searched(made)
                 continue
-            if made["status"] != "ok":
+            if made.status != "ok":
                 unsuccessful.append(_row(made, UNSUCCESSFUL_COLUMNS))
                 continue
             run = _run(path, made)
@@ -113,11 +114,11 @@ def load(
             left_out.append(f"{path}: lacks what a report needs ({type(error).__name__}: {error})")
             continue
         if run["id"] in rows:
-            if made["result_sha256"] != rows[run["id"]]["sha256"]:
+            if made.result_sha256 != rows[run["id"]]["sha256"]:
                 other = rows[run["id"]]["path"]
                 left_out.append(f"{path}: another result of the same run than {other}")
             continue
-        rows[run["id"]] = run | {"sha256": made["result_sha256"]}
+        rows[run["id"]] = run | {"sha256": made.result_sha256}
         raw[run["id"]] = made
         scores += [{"id": run["id"], **metric} for metric in metrics]
         history += [{"id": run["id"], **entry} for entry in curve]
@@ -170,63 +171,64 @@ def model_of(provenance: Mapping[str, Any]) -> str:
     return known.name if known else f"local-{model['digest'][:8]}"
 
 
-def _run(path: Path, made: dict[str, Any]) -> dict[str, Any]:
-    if lacking := [key for key in IDENTITY if key not in made["result"]["config"]]:
+def _run(path: Path, made: Record) -> dict[str, Any]:
+    if lacking := [key for key in IDENTITY if key not in made.result["config"]]:
         raise KeyError(lacking[0])
-    differing = settings_of(made["provenance"])
-    return _row({**made, "path": str(path)}, RUN_COLUMNS) | {
+    differing = settings_of(made.provenance)
+    return _row(replace(made, provenance=made.provenance | {"path": str(path)}), RUN_COLUMNS) | {
         "settings_by_key": differing,
-        "fixed": fixed(made["provenance"]["config"], differing),
-        "digest": made["provenance"]["model"]["digest"],
+        "fixed": fixed(made.provenance["config"], differing),
+        "digest": made.provenance["model"]["digest"],
     }
 
 
-def _row(made: dict[str, Any], columns: Mapping[str, Source]) -> dict[str, Any]:
+def _row(made: Record, columns: Mapping[str, Source]) -> dict[str, Any]:
     return {
         name: at(made, source) if isinstance(source, str) else source(made)
         for name, source in columns.items()
     }
 
 
-def at(made: Mapping[str, Any], path: str) -> Any:
+def at(made: Record, path: str) -> Any:
     """The value at a dotted path of a record; KeyError where it is not there."""
-    return reduce(getitem, path.split("."), made)
+    first, *rest = path.split(".")
+    return reduce(getitem, rest, getattr(made, first))
 
 
-def _headline(made: Mapping[str, Any], epoch: str) -> float:
-    score = made["result"]["score"]
+def _headline(made: Record, epoch: str) -> float:
+    score = made.result["score"]
     return float(score[epoch][score["headline"]])
 
 
-def _collapsed_last(made: dict[str, Any]) -> bool | None:
+def _collapsed_last(made: Record) -> bool | None:
     """As the record says it; from the predictions of a record that does not; None without them."""
-    if "collapsed_last" in made["result"]["score"]:
-        return bool(made["result"]["score"]["collapsed_last"])
+    if "collapsed_last" in made.result["score"]:
+        return bool(made.result["score"]["collapsed_last"])
     try:
-        found = read_predictions(Path(made["path"]), made, "last")
+        found = read_predictions(Path(made.provenance["path"]), made, "last")
     except InputError:
         return None  # `Resampled` names what is wrong with them
     regression = not at(made, "provenance.config.task.labels")
     return None if found is None else collapsed(found[1], regression)
 
 
-def _examples_of_dev(made: Mapping[str, Any]) -> int:
+def _examples_of_dev(made: Record) -> int:
     examples = at(made, "provenance.data.examples")
     return sum(examples[split] for split in at(made, "provenance.config.task.dev"))
 
 
-def _backbone(made: Mapping[str, Any]) -> int:
+def _backbone(made: Record) -> int:
     """peft keeps the untrained head beside the trained one, so that the total holds two."""
-    parameters = made["result"]["parameters"]
+    parameters = made.result["parameters"]
     return parameters["total"] - parameters["adapter"] - 2 * parameters["head"]
 
 
-def _effective_ranks(made: Mapping[str, Any]) -> str:
+def _effective_ranks(made: Record) -> str:
     ranks = at(made, "result.parameters.effective_ranks")
     return json.dumps(ranks) if ranks else ""
 
 
-def _hardware(made: Mapping[str, Any]) -> str:
+def _hardware(made: Record) -> str:
     hardware = at(made, "provenance.environment.hardware")
     return hardware["gpu"] or hardware["cpu"]
 
@@ -235,19 +237,19 @@ def _hardware(made: Mapping[str, Any]) -> str:
 RUN_COLUMNS: dict[str, Source] = {
     "id": "id",
     "name": "provenance.name",
-    "suite": lambda made: suite_of(made["provenance"]),
-    "model": lambda made: model_of(made["provenance"]),
+    "suite": lambda made: suite_of(made.provenance),
+    "model": lambda made: model_of(made.provenance),
     "task": "provenance.config.task.name",
     "method": "provenance.config.method.label",
-    "settings": lambda made: describe(settings_of(made["provenance"])),
+    "settings": lambda made: describe(settings_of(made.provenance)),
     "seed": "provenance.config.seed",
-    "fold": lambda made: fold_of(made["provenance"]["config"]),
+    "fold": lambda made: fold_of(made.provenance["config"]),
     "start_from": lambda made: at(made, "provenance.config.start_from") or "",
     "headline": "result.score.headline",
     "best": lambda made: _headline(made, "best"),
     "last": lambda made: _headline(made, "last"),
     "best_epoch": "result.score.best_epoch",
-    "epochs": lambda made: len(made["result"]["history"]),
+    "epochs": lambda made: len(made.result["history"]),
     "collapsed": lambda made: bool(at(made, "result.score.collapsed")),
     "collapsed_last": _collapsed_last,
     "n_train": "provenance.data.examples.train",
@@ -271,46 +273,46 @@ RUN_COLUMNS: dict[str, Source] = {
     "device": "provenance.config.train.device",
     "hardware": _hardware,
     "dirty": lambda made: at(made, "provenance.environment.dirty") is not False,
-    "path": "path",
+    "path": "provenance.path",
 }
 UNSUCCESSFUL_COLUMNS: dict[str, Source] = {
     **{name: RUN_COLUMNS[name] for name in ("name", "suite", "model", "task", "method")},
     "status": "status",
-    "error": lambda made: made["error"] or "",
-    "seconds": lambda made: sum(a["seconds"] for a in made["provenance"].get("attempts", [])),
+    "error": lambda made: made.error or "",
+    "seconds": lambda made: sum(a["seconds"] for a in made.provenance.get("attempts", [])),
 }
 
 
-def _searched(made: dict[str, Any]) -> dict[str, Any]:
+def _searched(made: Record) -> dict[str, Any]:
     cell = _row(made, {name: RUN_COLUMNS[name] for name in ("suite", "model", "task", "method")})
-    cell |= {"digest": made["provenance"]["model"]["digest"]}
-    return search_row(made, cell, settings_of(made["provenance"]))
+    cell |= {"digest": made.provenance["model"]["digest"]}
+    return search_row(made, cell, settings_of(made.provenance))
 
 
-def _metrics(made: dict[str, Any]) -> list[dict[str, Any]]:
-    score = made["result"]["score"]
+def _metrics(made: Record) -> list[dict[str, Any]]:
+    score = made.result["score"]
     return [
         {"metric": m, "is_headline": m == score["headline"], "best": v, "last": score["last"][m]}
         for m, v in score["best"].items()
     ]
 
 
-def _history(made: dict[str, Any]) -> list[dict[str, Any]]:
-    headline = made["result"]["score"]["headline"]
+def _history(made: Record) -> list[dict[str, Any]]:
+    headline = made.result["score"]["headline"]
     return [
         {k: entry[k] for k in ("epoch", "step", "loss", "lr")} | {"score": entry[headline]}
-        for entry in made["result"]["history"]
+        for entry in made.result["history"]
     ]
 
 
-def _name_rows(runs: pd.DataFrame, raw: dict[str, dict[str, Any]], reference: str) -> pd.DataFrame:
+def _name_rows(runs: pd.DataFrame, raw: dict[str, Record], reference: str) -> pd.DataFrame:
     """Complete `model` and `settings`, so that rows differ in name where runs differ in substance;
     the reference's come first.
 
     A model name that stands for several weights gets their digest, a task of several data sets
     theirs (folds have a data set of their own, which their settings name), and what differs inside
     a cell besides seed and fold is added to the settings."""
-    identities = {i: dict(flatten(made["result"]["config"])) for i, made in raw.items()}
+    identities = {i: dict(flatten(made.result["config"])) for i, made in raw.items()}
     for facts in identities.values():
         known = KNOWN.get(facts["model.digest"])
         facts.setdefault("tokenizer.digest", known.tokenizer if known else "unknown")

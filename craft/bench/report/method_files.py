@@ -27,7 +27,7 @@ def ordered(configs: Path, records: Iterable[Mapping[str, Any]] = ()) -> tuple[s
 
     A record says it of its own method; of those that do not, and of methods without a record, the
     method's file does."""
-    said = (made["provenance"]["config"]["method"] for made in records)
+    said = (made.provenance["config"]["method"] for made in records)
     placed = {
         str(method["label"]): int(method["facts"]["order"])
         for method in (*files(configs).values(), *said)

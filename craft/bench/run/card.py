@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from craft.bench.run.folder import RunFolder
+from craft.bench.run.record import Record
 from craft.bench.settings.declared import Effect
 from craft.bench.settings.sections import declaration
 from craft.errors import InputError
@@ -27,7 +28,7 @@ ORIGINS = {
 }
 
 
-def share(folder: RunFolder, made: Mapping[str, Any]) -> str:
+def share(folder: RunFolder, made: Record) -> str:
     """Write <run>/adapter from <run>/best and the record of an ok run, whole or not at all; returns
     the folder's path.
 
@@ -36,7 +37,7 @@ def share(folder: RunFolder, made: Mapping[str, Any]) -> str:
     if not (source / "adapter_model.safetensors").is_file():
         raise InputError(f"{source} holds no adapter_model.safetensors any more")
     config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
-    model = made["provenance"]["model"]
+    model = made.provenance["model"]
     # peft has the folder of this machine here
     config |= {"base_model_name_or_path": _base(model), "revision": model["revision"]}
     with folder_atomically(target) as aside:
@@ -46,18 +47,18 @@ def share(folder: RunFolder, made: Mapping[str, Any]) -> str:
     return str(target)
 
 
-def card(made: Mapping[str, Any]) -> str:
+def card(made: Record) -> str:
     """The model card of an ok run: the hub's header, and what the record says for a reader."""
-    provenance = made["provenance"]
+    provenance = made.provenance
     sections = [_summary(made), _use(provenance), _scores(made), _training(made), _origin(made)]
     header = _header(made).to_yaml()
     return "\n\n".join([f"---\n{header}\n---", f"# {provenance['name']}", *sections]) + "\n"
 
 
-def _header(made: Mapping[str, Any]) -> Any:
+def _header(made: Record) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
-    provenance, score = made["provenance"], made["result"]["score"]
+    provenance, score = made.provenance, made.result["score"]
     task, source = provenance["config"]["task"], provenance["data"]["source"]
     dataset = source.get("repository") or DATASETS[source["source"]]
     results = [
@@ -103,8 +104,8 @@ def _split_of(task: Mapping[str, Any], metric: str) -> str:
     return ", ".join(own or task["dev"])
 
 
-def _summary(made: Mapping[str, Any]) -> str:
-    provenance, parameters = made["provenance"], made["result"]["parameters"]
+def _summary(made: Record) -> str:
+    provenance, parameters = made.provenance, made.result["parameters"]
     labels = provenance["config"]["task"]["labels"]
     classes = ", ".join(f"{n} {label}" for n, label in enumerate(labels))
     return (
@@ -149,9 +150,9 @@ def _use(provenance: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _scores(made: Mapping[str, Any]) -> str:
-    score, history = made["result"]["score"], made["result"]["history"]
-    examples, task = made["provenance"]["data"]["examples"], made["provenance"]["config"]["task"]
+def _scores(made: Record) -> str:
+    score, history = made.result["score"], made.result["history"]
+    examples, task = made.provenance["data"]["examples"], made.provenance["config"]["task"]
     rows = [
         f"| {metric} | {value:.4f} | {score['last'][metric]:.4f} |"
         for metric, value in score["best"].items()
@@ -173,8 +174,8 @@ def _scores(made: Mapping[str, Any]) -> str:
     )
 
 
-def _training(made: Mapping[str, Any]) -> str:
-    provenance, config = made["provenance"], made["provenance"]["config"]
+def _training(made: Record) -> str:
+    provenance, config = made.provenance, made.provenance["config"]
     start = provenance["start_from"]
     peft = {f"method.{k}": v for k, v in config["method"]["peft"].items()}
     train = {f"train.{k}": v for k, v in config["train"].items()}
@@ -187,7 +188,7 @@ def _training(made: Mapping[str, Any]) -> str:
         [
             "## Training",
             "",
-            f"{provenance['data']['examples']['train']:,} examples; {made['result']['steps']:,} "
+            f"{provenance['data']['examples']['train']:,} examples; {made.result['steps']:,} "
             f"steps in {cost['train_seconds']:,.0f} s on {hardware['gpu'] or hardware['cpu']}. "
             f"Hyperparameters: {provenance['recipe']}.",
             "",
@@ -198,17 +199,17 @@ def _training(made: Mapping[str, Any]) -> str:
     )
 
 
-def _origin(made: Mapping[str, Any]) -> str:
-    environment = made["provenance"]["environment"]
+def _origin(made: Record) -> str:
+    environment = made.provenance["environment"]
     versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items() if v)
     changed = {True: ", with changes", False: "", None: ", changes unknown"}[environment["dirty"]]
     return "\n".join(
         [
             "## Origin",
             "",
-            f"Made from the record of run `{made['id']}` (schema {made['schema']}, protocol "
-            f"{made['protocol']}), commit {environment['commit'] or 'unknown'}{changed}. "
-            f"{versions}. Weights {made['result']['config']['model.digest'][:16]}, data "
-            f"{made['result']['config']['data.digest'][:16]}.",
+            f"Made from the record of run `{made.id}` (schema {made.schema}, protocol "
+            f"{made.protocol}), commit {environment['commit'] or 'unknown'}{changed}. "
+            f"{versions}. Weights {made.result['config']['model.digest'][:16]}, data "
+            f"{made.result['config']['data.digest'][:16]}.",
         ]
     )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from craft.bench.run import record
+from craft.bench.run.record import Record
 from craft.bench.settings.sections import RunConfig
 from craft.errors import InputError
 from craft.files import set_aside, writable, write_json
@@ -128,13 +128,13 @@ class RunFolder:
             ) from error
         return created
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self) -> Record | None:
         """The run's own record, None where there is none; a damaged one is named, set aside and
         counts as none."""
         if not self.record.is_file():
             return None
         try:
-            return record.read(self.record)
+            return Record.read(self.record)
         except InputError as error:
             with contextlib.suppress(OSError):  # results that cannot be written
                 error = f"{error}; set aside as {set_aside(self.record).name}"
@@ -155,7 +155,7 @@ class RunFolder:
             for path in self.path.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def done(self) -> dict[str, Any] | None:
+    def done(self) -> Record | None:
         """The run's own record where it is ok."""
         found = self.read()
-        return found if found is not None and found["status"] == "ok" else None
+        return found if found is not None and found.ok else None

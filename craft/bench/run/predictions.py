@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from craft.bench.glue import sources
+from craft.bench.run.record import Record
 from craft.bench.settings.sections import Task
 from craft.bench.training.loop import Fit
 from craft.errors import InputError
@@ -55,7 +55,7 @@ def predictions_path(record: Path) -> Path:
 
 
 def read_predictions(
-    record: Path, made: dict[str, Any], epoch: str = "best"
+    record: Path, made: Record, epoch: str = "best"
 ) -> tuple[Dev, np.ndarray] | None:
     """Dev examples and predictions (n,) of a run: class ids, or scores; None where no file is
     there.
@@ -68,9 +68,9 @@ def read_predictions(
         return None
     except DamagedFile as damage:
         raise InputError(str(damage)) from damage
-    if digest_of_tensors(tensors) != made["result"]["predictions_sha256"]:
+    if digest_of_tensors(tensors) != made.result["predictions_sha256"]:
         raise InputError(f"{path}: not the predictions that {record} names")
-    task = made["provenance"]["config"]["task"]
+    task = made.provenance["config"]["task"]
 
     def pooled(kind: str) -> np.ndarray:
         return np.concatenate([tensors[f"{kind}.{split}"].numpy() for split in task["dev"]])

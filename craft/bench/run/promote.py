@@ -3,12 +3,13 @@
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from craft.bench.run import record
 from craft.bench.run.predictions import predictions_path, read_predictions
+from craft.bench.run.record import Record
 from craft.errors import InputError
 from craft.files import atomically
 
@@ -41,7 +42,7 @@ def promote(
     predictions are not its own."""
     chosen = record.named(source, patterns)
     finished = ("ok", "diverged") if diverged else ("ok",)
-    bad = [name for name, (_, made) in chosen.items() if made["status"] not in finished]
+    bad = [name for name, (_, made) in chosen.items() if made.status not in finished]
     if bad:
         raise InputError(f"not ok: {', '.join(bad)}")
     dirty = [n for n, (_, made) in chosen.items() if _dirty(made)]
@@ -54,10 +55,10 @@ def promote(
         read_predictions(path, made)
     done = Promotion()
     for name, (path, made) in chosen.items():
-        clean = made | {"provenance": scrubbed(made["provenance"])}
+        known = scrubbed(made.provenance)
         if name in dirty:
-            clean["provenance"]["promoted"] = "from a checkout with changes, by --allow-dirty"
-        clean = record.sealed(clean)
+            known["promoted"] = "from a checkout with changes, by --allow-dirty"
+        clean = replace(made, provenance=known)
         target = results / "runs" / f"{name}.json"
         predictions, kept = predictions_path(path), results / "predictions" / f"{name}.safetensors"
         small = predictions.is_file() and predictions.stat().st_size < LARGEST
@@ -71,19 +72,19 @@ def promote(
         if content is not None:
             with atomically(kept) as temporary:
                 temporary.write_bytes(content)
-        record.write(target, clean)
+        clean.write(target)
         done.copied.append(name)
     return done
 
 
-def _dirty(made: dict[str, Any]) -> bool:
+def _dirty(made: Record) -> bool:
     """Whether the code that made this record is not a known commit's."""
-    return made["provenance"]["environment"]["dirty"] is not False
+    return made.provenance["environment"]["dirty"] is not False
 
 
-def _same(target: Path, clean: dict[str, Any]) -> bool:
+def _same(target: Path, clean: Record) -> bool:
     try:
-        return record.read(target) == clean
+        return Record.read(target) == clean
     except InputError:
         return False
 

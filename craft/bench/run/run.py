@@ -13,14 +13,14 @@ import torch
 from omegaconf import DictConfig
 
 from craft.bench.model.build import peft_config
-from craft.bench.run import record
 from craft.bench.run.card import share
 from craft.bench.run.execute import Say, execute
 from craft.bench.run.folder import Attempts
 from craft.bench.run.inputs import Inputs, Planner
 from craft.bench.run.lease import Held, Lease, hold
 from craft.bench.run.predict import evaluate, predict_to_file
-from craft.bench.run.provenance import commit, hardware, holder, versions
+from craft.bench.run.provenance import anonymous, commit, hardware, holder, versions
+from craft.bench.run.record import Record
 from craft.bench.settings.declared import plain
 from craft.bench.settings.resolve import check, differs, donor_line
 from craft.bench.settings.sections import RunConfig
@@ -29,7 +29,7 @@ from craft.errors import InputError, Interrupted
 
 def carry_out(
     cfg: DictConfig, overrides: Sequence[str], command: str, stop: Callable[[], bool]
-) -> dict[str, Any] | None:
+) -> Record | None:
     """What a composed config asks for: a run, whose record it returns, or the use of an adapter.
 
     `overrides` are what it was composed with, by a Hydra that is still initialized."""
@@ -54,7 +54,7 @@ def run(
     say: Say,
     donor: RunConfig | None = None,
     differs: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Record:
     """Carry out one run and return its record; where its ok record exists, say so and return that
     one.
 
@@ -90,7 +90,7 @@ def run(
 
 def _attempt(
     inputs: Inputs, known: Mapping[str, Any], stop: Callable[[], bool], lease: Lease, say: Say
-) -> dict[str, Any]:
+) -> Record:
     """One attempt at a run whose lease this process holds, from the door to the record."""
     config, backbone, data = inputs.config, inputs.backbone, inputs.data
     run_id, folder = inputs.id, inputs.folder
@@ -125,8 +125,6 @@ def _attempt(
     try:
         with _torch_settings(config):
             outcome = execute(inputs, stop_or_lost, say, attempts.begin)
-        found = provenance | outcome.provenance
-        made = record.make(run_id, outcome.status, outcome.result, found)
         lease.check()
     except (Interrupted, KeyboardInterrupt):
         attempts.end("interrupted")
@@ -143,17 +141,16 @@ def _attempt(
         with contextlib.suppress(OSError):  # a full disk: the error itself says so
             attempts.end("failed")
             failure |= attempts.spent()
-            record.write(
-                folder.record, record.make(run_id, "failed", None, provenance | failure, reason)
-            )
+            known = anonymous(provenance | failure)
+            Record(run_id, "failed", {}, known, anonymous(reason)).write(folder.record)
         raise
-    attempts.end(made["status"])
-    made["provenance"] |= attempts.spent()
-    made = record.sealed(made)
-    record.write(folder.record, made)
+    attempts.end(outcome.status)
+    known = anonymous(provenance | outcome.provenance) | attempts.spent()
+    made = Record(run_id, outcome.status, outcome.result, known)
+    made.write(folder.record)
     folder.finish()
-    say(f"{folder.path.name}: {made['status']}, {_headline(made)}; {folder.record}")
-    if config.train.save_adapter and made["status"] == "ok":
+    say(f"{folder.path.name}: {made.status}, {_headline(made)}; {folder.record}")
+    if config.train.save_adapter and made.ok:
         say(f"{folder.path.name}: adapter and model card in {share(folder, made)}")
     return made
 
@@ -164,10 +161,10 @@ def _experiment(command: str) -> str | None:
     return next((name for key, _, name in words if key.lstrip("+") == "experiment"), None)
 
 
-def _headline(made: dict[str, Any]) -> str:
-    if made["result"] is None or not made["result"]["history"]:
+def _headline(made: Record) -> str:
+    if not made.result or not made.result["history"]:
         return "no score"
-    score = made["result"]["score"]
+    score = made.result["score"]
     return (
         f"{score['headline']} {score['best'][score['headline']]:.4f} (epoch {score['best_epoch']})"
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from craft.bench.run.provenance import wandb_mode, without_secrets
+from craft.bench.run.record import Record
 from craft.bench.settings.sections import Logger
 from craft.errors import InputError, first_line
 
@@ -23,7 +24,7 @@ class NoTracker:
 
     def log(self, values: Mapping[str, Any], step: int) -> None: ...
 
-    def finish(self, record: Mapping[str, Any]) -> None: ...
+    def finish(self, record: Record) -> None: ...
 
 
 class WandbTracker:
@@ -62,11 +63,11 @@ class WandbTracker:
         if self.run is not None:
             self._try(lambda: self.run.log(dict(values), step=step))
 
-    def finish(self, record: Mapping[str, Any]) -> None:
-        best = record["result"]["score"]["best"] or {}  # null where no epoch was finished
-        summary = {"status": record["status"], "record": record, **best}
+    def finish(self, record: Record) -> None:
+        best = record.result["score"]["best"] or {}  # null where no epoch was finished
+        summary = {"status": record.status, "record": record.plain(), **best}
         if self.run is not None and self._try(lambda: self.run.summary.update(summary)):
-            self._end(0 if record["status"] == "ok" else 1)
+            self._end(0 if record.ok else 1)
 
     def _end(self, code: int) -> None:
         """End wandb's run; one whose server does not answer any more would wait for hours."""

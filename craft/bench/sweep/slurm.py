@@ -176,7 +176,7 @@ class Estimates:
 
     def _speed(self, outputs: Path, model: str) -> float:
         finished = [RunFolder(path).done() for path in (outputs / "runs").glob(f"*-{model}-s*")]
-        costs = [made["provenance"]["cost"] for made in finished if made is not None]
+        costs = [made.provenance["cost"] for made in finished if made is not None]
         speeds = [s for cost in costs if (s := cost["tokens_per_second"]) > 0]
         return sum(speeds) / len(speeds) if speeds else self.tokens_per_second
 
@@ -288,6 +288,6 @@ def _returned(one: RunState, sweep: SweepFolder) -> JobReturn:
     if made is None:
         error = RuntimeError(f"{one.run.name}: {one.error or one.state}")
         return JobReturn(overrides=overrides, _return_value=error, status=JobStatus.FAILED)
-    score = made["result"]["score"]
+    score = made.result["score"]
     value = score["best"][score["headline"]]
     return JobReturn(overrides=overrides, _return_value=value, status=JobStatus.COMPLETED)

@@ -135,7 +135,7 @@ def states(
     for run in runs:
         folder = RunFolder(run.folder(outputs))
         made = folder.read()
-        status = None if made is None else made["status"]
+        status = None if made is None else made.status
         tried = read_attempts(folder.attempts)
         if status == "ok":
             state = "done"
@@ -145,7 +145,7 @@ def states(
             state = "pending"
         else:
             state = {None: "missing", "diverged": "diverged"}.get(status, "failed")
-        error = None if made is None or state != "failed" else made["error"]
+        error = None if made is None or state != "failed" else made.error
         killed = sum(attempt["ended"] == "killed" for attempt in tried)
         seconds = sum(attempt["seconds"] for attempt in tried)
         found.append(RunState(run, state, error, killed, seconds))

@@ -11,6 +11,7 @@ from tiny_bench import compose
 
 from craft.bench.run import record
 from craft.bench.run.identity import PROTOCOL
+from craft.bench.run.record import Record
 from craft.bench.settings.places import let_configs_name_them
 from craft.bench.settings.resolve import recipe_row
 from craft.bench.settings.sections import DECLARED
@@ -257,11 +258,11 @@ def make_run(
         "seconds": 107.0,
     }
     if status == "failed":
-        made = record.make(run_id, status, None, provenance, "InputError: no")
+        made = Record(run_id, status, {}, provenance, "InputError: no")
     else:
-        made = record.make(run_id, status, result, provenance)
-    record.write(path / "record.json", made)
-    return made
+        made = Record(run_id, status, result, provenance)
+    made.write(path / "record.json")
+    return made.plain()
 
 
 def make_folder(folder, tasks=("rte", "mrpc", "cola", "stsb"), seeds=3):

@@ -21,6 +21,7 @@ from craft.bench.report.tables.cells import (
 )
 from craft.bench.run import record
 from craft.bench.run.identity import KNOWN
+from craft.bench.run.record import Record
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +224,7 @@ def test_a_run_that_collapses_after_its_best_epoch_is_marked(tmp_path):
         (tmp_path / made["provenance"]["name"] / "predictions.safetensors").unlink()
     said["result"]["score"]["collapsed_last"] = True
     said["result_sha256"] = record.digest(said["result"])
-    record.write(tmp_path / said["provenance"]["name"] / "record.json", said)
+    Record.of(said).write(tmp_path / said["provenance"]["name"] / "record.json")
     runs = load([tmp_path], CONFIGS).runs
     assert list(runs["collapsed"]) == [False] * 4
     assert list(runs["collapsed_last"])[:2] == [True, False]

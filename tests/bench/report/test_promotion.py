@@ -7,8 +7,8 @@ from made_records import CONFIGS, make_run
 
 from craft.bench.report.load import load
 from craft.bench.report.resampling import Resampled
-from craft.bench.run import record
 from craft.bench.run.promote import promote
+from craft.bench.run.record import Record
 from craft.errors import InputError
 
 
@@ -34,7 +34,7 @@ def test_local_paths_are_cut_and_the_result_is_not_touched(tmp_path):
     made = make_run(tmp_path / "runs", "rte", source="local", model="local")
     promote(tmp_path / "runs", tmp_path / "results", ["*"])
     path = next((tmp_path / "results" / "runs").glob("*.json"))
-    kept = record.read(path)
+    kept = Record.read(path).plain()
     assert kept["result"] == made["result"] and kept["result_sha256"] == made["result_sha256"]
     config = kept["provenance"]["config"]
     assert config["model"]["path"] == "tiny" and config["data"]["dir"] == "glue"

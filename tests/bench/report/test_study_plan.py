@@ -1,7 +1,6 @@
 """The study: what runs, in what order, and that no setting is chosen on a row that is scored."""
 
 import itertools
-import json
 import math
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from tiny_bench import CONFIGS
 
 from craft.bench.report.study.plan import Plan, outwards, run_of, score_of
+from craft.bench.run.record import Record
 from craft.bench.settings.declared import plain
 from craft.bench.settings.resolve import check
 from craft.errors import InputError
@@ -133,7 +133,7 @@ def test_every_arm_composes_and_its_record_is_of_its_run(tiny_bert, tiny_glue, t
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for run in seen.values():
             config = check(compose("train", [*PLAN.overrides(run), *where]))
-            made = {"provenance": {"config": plain(config)}, "status": "ok"}
+            made = Record("", "ok", {}, {"config": plain(config)})
             assert run_of(made) == run
             assert config.train.epochs == (4 if "mpnet" in run.encoder else 5)
 
@@ -148,8 +148,8 @@ def test_random_controls_draw_anew_under_every_seed():
 
 def test_score_is_the_last_epochs():
     score = {"headline": "f1", "best": {"f1": 0.9}, "last": {"f1": 0.8}}
-    assert score_of({"status": "ok", "result": {"score": score}}) == 0.8
-    assert score_of({"status": "diverged", "result": None}) == -math.inf
+    assert score_of(Record("", "ok", {"score": score}, {})) == 0.8
+    assert score_of(Record("", "diverged", {}, {})) == -math.inf
 
 
 def test_plan_that_names_what_is_not_there_is_refused(tmp_path):
@@ -218,7 +218,7 @@ def test_study_is_worked_off_promoted_and_then_has_nothing_to_run(small_study, t
     done = started(small_study)
     assert done.returncode == 0, done.stderr
     results = tmp_path / "results"
-    records = [json.loads(p.read_text()) for p in sorted(results.rglob("runs/*.json"))]
+    records = [Record.read(path) for path in sorted(results.rglob("runs/*.json"))]
     runs = [run_of(made) for made in records]
     assert (
         len({run for run in runs if run.selection == "train_holdout"}) == 2 * 2

@@ -46,6 +46,7 @@ from craft.bench.report.study.results import (
 )
 from craft.bench.report.whole import END, START, build, changed_pages, differing
 from craft.bench.run import record
+from craft.bench.run.record import Record
 from craft.files import write_tensors
 
 PLAN = Plan.read(CONFIGS / "study.yaml")
@@ -98,8 +99,8 @@ def put(folder, run, quality=None, status="ok", n=80, commit=COMMIT):
         | {"leading": 10, "cosine": 0.5},
         "seconds": 360.0,
     }
-    made = record.make(record.digest(name), status, result, provenance)
-    record.write(place / "runs" / f"{name}.json", made)
+    made = Record(record.digest(name), status, result or {}, provenance)
+    made.write(place / "runs" / f"{name}.json")
 
 
 def read(folder):
@@ -287,7 +288,7 @@ def test_a_hypothesis_is_tested_only_if_the_one_before_it_is_decided(study):
             # the same scores as CRAFT's: H3 cannot be decided
             twin = dataclasses.replace(run, arm="craft")
             twin = next(r for r in study.entries if dataclasses.replace(r, lr=twin.lr) == twin)
-            made = {**entry.made, "result": study.entries[twin].made["result"]}
+            made = dataclasses.replace(entry.made, result=study.entries[twin].made.result)
             entry = dataclasses.replace(entry, made=made)
         swapped[run] = entry
     found = dataclasses.replace(study, entries=swapped).confirmatory
@@ -304,10 +305,10 @@ def test_no_verdict_where_the_machinery_invents_effects_or_v1_is_not_there(study
     shifted = {}
     for run, entry in study.entries.items():
         if run.selection == "fold" and run.seed >= 10:
-            result = entry.made["result"]
+            result = entry.made.result
             last = {m: v - 0.5 for m, v in result["score"]["last"].items()}
             result = {**result, "score": {**result["score"], "last": last}}
-            entry = dataclasses.replace(entry, made={**entry.made, "result": result})
+            entry = dataclasses.replace(entry, made=dataclasses.replace(entry.made, result=result))
         shifted[run] = entry
     failing = dataclasses.replace(study, entries=shifted)
     assert failing.v1.words == ("it does",)
@@ -323,7 +324,7 @@ def test_folds_without_a_task_or_with_a_diverged_run_are_left_out_and_counted(co
     bad = dataclasses.replace(lost, seed=4, fold=4)
     entries = {r: e for r, e in study.entries.items() if r != lost}
     entries[bad] = dataclasses.replace(
-        entries[bad], made={**entries[bad].made, "status": "diverged"}
+        entries[bad], made=dataclasses.replace(entries[bad].made, status="diverged")
     )
     found = dataclasses.replace(study, entries=entries)
     h2 = found.confirmatory["H2"]
@@ -358,9 +359,9 @@ def test_a_task_that_no_arm_learns_stays_in_the_mean_and_a_mean_without_it_stand
     constant = {}
     for run, entry in study.entries.items():
         if run.task == "cola" and run.selection == "fold":
-            result = entry.made["result"]
+            result = entry.made.result
             score = {**result["score"], "last": {"matthews": 0.0, "accuracy": 0.5}}
-            made = {**entry.made, "result": {**result, "score": score}}
+            made = dataclasses.replace(entry.made, result={**result, "score": score})
             entry = dataclasses.replace(entry, made=made)
         constant[run] = entry
     found = dataclasses.replace(study, entries=constant)
@@ -388,9 +389,9 @@ def test_what_a_fold_says_changes_no_rate(study):
     turned = {}
     for run, entry in study.entries.items():
         if run.selection != "train_holdout":
-            score = {**entry.made["result"]["score"]}
+            score = {**entry.made.result["score"]}
             score["last"] = {m: 1 - v for m, v in score["last"].items()}
-            made = {**entry.made, "result": {**entry.made["result"], "score": score}}
+            made = dataclasses.replace(entry.made, result={**entry.made.result, "score": score})
             entry = dataclasses.replace(entry, made=made)
         turned[run] = entry
     other = dataclasses.replace(study, entries=turned)

@@ -28,7 +28,7 @@ from craft.bench.report.tables.reproduction import judge, reproduction_table
 from craft.bench.report.tables.search import search_table
 from craft.bench.report.tables.sizes import cost_table, parameter_table
 from craft.bench.report.whole import END, START, build, changed_pages, differing, page_with
-from craft.bench.run import record
+from craft.bench.run.record import Record
 from craft.errors import InputError
 
 ROOT = CONFIGS.parent
@@ -521,7 +521,7 @@ def test_a_task_that_was_added_is_in_every_table(tmp_path):
     other = make_run(tmp_path, "mrpc", best=0.7)
     path = tmp_path / other["provenance"]["name"] / "record.json"
     other["provenance"]["config"]["task"]["name"] = "snli"
-    record.write(path, other)
+    Record.of(other).write(path)
     records = load([tmp_path], CONFIGS)
     assert not records.left_out and set(records.runs["task"]) == {"rte", "snli"}
     report = build(records, PUBLISHED, CONFIGS, [])

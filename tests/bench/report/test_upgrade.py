@@ -7,7 +7,7 @@ import pytest
 from made_records import CONFIGS, make_run
 
 from craft.bench.report.load import load
-from craft.bench.run import record
+from craft.bench.run.record import Record
 from craft.errors import InputError
 
 SAID = ("experiment", "row", "differs")
@@ -31,7 +31,7 @@ def make_old(folder, *more, command="python scripts/train.py", **facts):
     made = make_run(folder, *more, **facts)
     kept = {k: v for k, v in made["provenance"].items() if k not in SAID}
     old = made | {"schema": 1, "provenance": kept | {"command": command}}
-    record.write(folder / made["provenance"]["name"] / "record.json", old)
+    Record.of(old).write(folder / made["provenance"]["name"] / "record.json")
     return made
 
 
@@ -47,7 +47,7 @@ def test_records_of_schema_1_come_to_say_what_they_differ_in_and_nothing_else_ch
     upgrade(tmp_path)
     assert capsys.readouterr().out == "2 of 2 records upgraded\n"
     path = tmp_path / made["provenance"]["name"] / "record.json"
-    now = record.read(path)
+    now = Record.read(path).plain()
     assert now["schema"] == 2 and now["provenance"]["experiment"] == "mini"
     assert now["provenance"]["row"] is None
     assert now["provenance"]["differs"] == {
@@ -63,7 +63,7 @@ def test_records_of_schema_1_come_to_say_what_they_differ_in_and_nothing_else_ch
     assert load([tmp_path], CONFIGS).runs["settings"].item() == (
         "ranks=(4, 16, 16), selection=fold, lr=0.5"
     )
-    other = record.read(tmp_path / failed["provenance"]["name"] / "record.json")
+    other = Record.read(tmp_path / failed["provenance"]["name"] / "record.json").plain()
     assert other["schema"] == 2 and other["provenance"]["experiment"] is None
     before = path.read_bytes()
     upgrade(tmp_path)
@@ -100,5 +100,5 @@ def test_of_the_study_whose_code_is_frozen_a_record_of_schema_1_is_told_by_its_c
         path = tmp_path / made["provenance"]["name"] / "record.json"
         old = json.loads(path.read_text())
         old["provenance"]["config"]["cell"] = f"mini/{arm}"
-        record.write(path, old)
+        Record.of(old).write(path)
     assert list(load([tmp_path], CONFIGS).runs["settings"]) == ["cell=mini/core", "cell=mini/craft"]

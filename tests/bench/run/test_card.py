@@ -15,6 +15,7 @@ from tiny_bench import ROOT, Bench
 from craft.bench.glue import sources
 from craft.bench.run.card import card, share
 from craft.bench.run.folder import RunFolder
+from craft.bench.run.record import Record
 from craft.errors import InputError
 from craft.files import read_tensors
 
@@ -75,7 +76,7 @@ def test_backbone_of_the_hub_is_named_with_its_revision(shared, tmp_path):
     of_hub = copy.deepcopy(made)
     of_hub["provenance"]["model"] |= {"repository": "FacebookAI/roberta-base", "revision": "abc"}
     shutil.copytree(bench.folder() / "best", tmp_path / "best")
-    folder = Path(share(RunFolder(tmp_path), of_hub))
+    folder = Path(share(RunFolder(tmp_path), Record.of(of_hub)))
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "FacebookAI/roberta-base"
     assert config["revision"] == "abc"
@@ -119,14 +120,14 @@ def test_card_says_what_the_record_says(task, bench):
 
 def test_card_warns_of_what_is_no_glue_no_start_and_no_plain_backbone(shared):
     made = copy.deepcopy(shared[1])
-    assert "synthetic" not in card(made) and "as it stands" not in card(made)
+    assert "synthetic" not in card(Record.of(made)) and "as it stands" not in card(Record.of(made))
     provenance = made["provenance"]
     provenance["data"]["source"] = {"source": "mini", "seed": 0}
     provenance["config"]["model"] |= {"random": True, "vertical": {"rank": None}}
     provenance["start_from"] = {"run": "mnli-craft-local-s0-0123456789"}
     provenance["environment"]["dirty"] = True
     made["result"]["score"]["collapsed"] = True
-    text = card(made)
+    text = card(Record.of(made))
     assert "mini-GLUE RTE (synthetic, not GLUE)" in text and "- mini-glue" in text
     assert "not the pre-trained one as it stands (model.random=True" in text
     assert '| `start_from` | "mnli-craft-local-s0-0123456789" |' in text

@@ -31,6 +31,7 @@ from craft.bench.model.locate import locate, tokenizer_of
 from craft.bench.run import record
 from craft.bench.run.identity import KNOWN, Known, identity
 from craft.bench.run.inputs import Planner
+from craft.bench.run.record import Record
 from craft.bench.settings.declared import Effect, flatten, plain, read
 from craft.bench.settings.sections import DECLARED, Model, declaration
 from craft.bench.training import memory
@@ -130,7 +131,7 @@ def test_id_depends_on_the_content_of_weights_and_data(bench):
 
 @pytest.mark.parametrize("path", sorted(ON_FILE.glob("**/runs/*.json")), ids=lambda path: path.stem)
 def test_records_on_file_keep_their_ids(path):
-    made = record.read(path)
+    made = Record.read(path).plain()
     kept, config = made["result"]["config"], made["provenance"]["config"]
     assert made["id"] == record.digest(kept)
     known = KNOWN.get(kept["model.digest"])
@@ -239,7 +240,7 @@ def test_run_that_failed_does_not_block(bench, monkeypatch):
         patch.setattr(craft.bench.run.execute, "fit", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
             bench.run()
-    failed = record.read(bench.folder() / "record.json")
+    failed = Record.read(bench.folder() / "record.json").plain()
     assert failed["status"] == "failed" and failed["error"] == "RuntimeError: out of luck"
     assert failed["result"] is None and failed["result_sha256"] is None
     assert any("broken" in line for line in failed["provenance"]["traceback"])
@@ -265,7 +266,7 @@ def test_refusal_after_the_first_step_is_a_failed_run_and_removes_nothing(bench,
         "checkpoint.safetensors",
         "record.json",
     }
-    failed = record.read(folder / "record.json")
+    failed = Record.read(folder / "record.json").plain()
     assert (failed["status"], failed["error"]) == ("failed", "InputError: a word too late")
     assert failed["provenance"]["attempts"][0]["ended"] == "failed"
     made = bench.run()
@@ -406,7 +407,7 @@ def test_damaged_record_is_named_and_the_run_done_again(damage, bench):
     ):
         again = bench.run()
     assert again["result_sha256"] == made["result_sha256"]
-    assert record.read(path) == again
+    assert Record.read(path).plain() == again
 
 
 def test_read_all_names_what_it_leaves_out(bench):

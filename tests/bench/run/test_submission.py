@@ -18,7 +18,7 @@ from craft.bench.glue import leaderboard, sources
 from craft.bench.glue.leaderboard import FILES, HEADER, content, findings, packed
 from craft.bench.model.build import build
 from craft.bench.model.locate import locate, tokenizer_of
-from craft.bench.run import record
+from craft.bench.run.record import Record
 from craft.bench.settings.sections import Data
 from craft.errors import InputError
 
@@ -284,7 +284,7 @@ def test_record_older_than_a_setting_and_with_hidden_names_still_predicts(
     del config["train"]["tf32"]
     monkeypatch.setattr("getpass.getuser", lambda: runs.glue.parent.name)
     config["data"]["dir"] = str(runs.glue).replace(runs.glue.parent.name, "$USER")
-    record.write(old / "record.json", made)
+    Record.of(made).write(old / "record.json")
     monkeypatch.setattr(leaderboard, "FILES", tiny_table(["wnli"]))
     submit("wnli-*", f"runs={tmp_path / 'old'}", "out=old.zip", "epoch=last")
     assert len(tsv("old.zip", "WNLI")) == 6

@@ -20,13 +20,14 @@ sys.path.insert(0, {tests!r})
 from tiny_bench import Bench
 from craft.bench.report.load import load
 from craft.bench.run.card import card
+from craft.bench.run.record import Record
 from craft.bench.run.inputs import Planner
 
 bench = Bench(*map(Path, {places!r}))
 made = bench.run("train.new=1")
 records = load([bench.outputs / "runs"], Path("configs"))
 print(json.dumps({{
-    "id": Planner().inputs(bench.config()).id, "other": made["id"], "card": card(made),
+    "id": Planner().inputs(bench.config()).id, "other": made["id"], "card": card(Record.of(made)),
     "differs": made["provenance"]["differs"], "settings": records.runs["settings"].tolist(),
 }}))
 """

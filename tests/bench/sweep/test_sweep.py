@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 from tiny_bench import CONFIGS, ROOT, compose
 
 from craft.bench.model.build import peft_config
-from craft.bench.run import provenance, record
+from craft.bench.run import provenance
 from craft.bench.run.provenance import commit
+from craft.bench.run.record import Record
 from craft.bench.settings.resolve import check
 from craft.bench.sweep import launchers_on_path, slurm, snapshot, state
 from craft.bench.sweep.state import PlannedRun, QueuedJob, SweepFolder
@@ -128,8 +129,8 @@ def made(tmp_path):
             provenance = {"cost": dict.fromkeys(("attach_seconds", "train_seconds"), 10.0)}
             provenance["cost"]["eval_seconds"] = 5.0
             error = "RuntimeError: no" if run.name == "rte-failed" else None
-            content = record.make(run.id, status[run.name], {"x": 1}, provenance, error)
-            record.write(folder / "record.json", content)
+            content = Record(run.id, status[run.name], {"x": 1}, provenance, error)
+            content.write(folder / "record.json")
     live = tmp_path / "runs" / f"rte-running-{runs[3].id[:10]}" / "lease.1" / "x.json"
     live.parent.mkdir()
     live.write_text(json.dumps({"holder": {"name": "x"}, "seconds": 60}))

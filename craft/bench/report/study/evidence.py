@@ -27,6 +27,7 @@ from craft.bench.report.statistics import (
 )
 from craft.bench.report.study.plan import Plan, Stage, StudyRun, run_of, score_of
 from craft.bench.run.predictions import Dev, read_predictions
+from craft.bench.run.record import Record
 from craft.errors import InputError
 
 MARGIN = 0.015  # H1: between the paper's own gaps to LoRA of 1.0 and 2.7 points
@@ -42,22 +43,22 @@ class Entry:
     """A record of the study and where it lies."""
 
     path: Path
-    made: Mapping[str, Any]
+    made: Record
 
     @property
     def ok(self) -> bool:
-        return self.made["status"] == "ok"
+        return self.made.status == "ok"
 
     def score(self, epoch: str = "last") -> float:
         return score_of(self.made, epoch)
 
     @property
     def headline(self) -> str:
-        return self.made["provenance"]["config"]["task"]["headline"]
+        return self.made.provenance["config"]["task"]["headline"]
 
     @property
     def seconds(self) -> float:
-        return float(self.made["provenance"]["seconds"])
+        return float(self.made.provenance["seconds"])
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Study:
         left_out: list[str] = []
         for path, made in sound_records(folder, left_out):
             try:
-                run, here = run_of(made), made["provenance"]["environment"]
+                run, here = run_of(made), made.provenance["environment"]
                 score_of(made)
                 clean = here["commit"] in commits and here["dirty"] is False
             except (KeyError, TypeError) as error:
@@ -168,8 +169,8 @@ class Study:
                 left_out.append(f"{path}: no run of the study")
             elif not clean:
                 left_out.append(f"{path}: not from the commit that results/STUDY.md names")
-            elif made["status"] == "failed":
-                left_out.append(f"{path}: the run failed: {made['error']}")
+            elif made.status == "failed":
+                left_out.append(f"{path}: the run failed: {made.error}")
             elif run in entries:
                 left_out.append(f"{path}: the same run as {entries[run].path}")
             else:
@@ -227,7 +228,7 @@ class Study:
             if run.selection != "fold" or not entry.ok:
                 continue
             try:
-                one = read_predictions(entry.path, dict(entry.made), "last")
+                one = read_predictions(entry.path, entry.made, "last")
             except InputError as error:
                 self.left_out.append(str(error))
                 continue

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from craft.bench.run.record import Record
 from craft.errors import InputError
 
 HEAD = "head"  # the arm whose rate is the head's
@@ -41,9 +42,9 @@ class StudyRun:
         return f"{self.cell} {self.task} {found} seed {self.seed}"
 
 
-def run_of(made: Mapping[str, Any]) -> StudyRun | None:
+def run_of(made: Record) -> StudyRun | None:
     """The run of the study that a record is of; None where it is none."""
-    config = made["provenance"]["config"]
+    config = made.provenance["config"]
     if not config.get("cell"):
         return None
     encoder, _, arm = config["cell"].partition("/")
@@ -60,11 +61,11 @@ def run_of(made: Mapping[str, Any]) -> StudyRun | None:
     )
 
 
-def score_of(made: Mapping[str, Any], epoch: str = "last") -> float:
+def score_of(made: Record, epoch: str = "last") -> float:
     """A record's headline metric at the last epoch, or the best; -inf of a run that diverged."""
-    if made["status"] != "ok":
+    if made.status != "ok":
         return -math.inf
-    score = made["result"]["score"]
+    score = made.result["score"]
     return float(score[epoch][score["headline"]])
 
 

@@ -75,9 +75,7 @@ def label(arm: str) -> str:
 
 def trained(runs: Sequence[Any]) -> int | None:
     """Of an arm, from its records."""
-    found = {
-        entry.made["result"]["parameters"]["adapter"] for entry in runs if entry.made["result"]
-    }
+    found = {entry.made.result["parameters"]["adapter"] for entry in runs if entry.made.result}
     return max(found) if found else None
 
 
@@ -204,7 +202,7 @@ def scores_table(study: Study) -> Table:
                 low = over.interval()[0] if over.n >= FEWEST else math.nan
                 learnt = "" if math.isnan(low) else "yes" if low > 0 else "no"
                 collapsed = sum(
-                    bool(e.made["result"]["score"].get("collapsed_last")) for e in ok.values()
+                    bool(e.made.result["score"].get("collapsed_last")) for e in ok.values()
                 )
                 row = {
                     "stages": " ".join(stages), "block": block, "encoder": encoder, "arm": arm,
@@ -420,7 +418,7 @@ def intruders_table(study: Study) -> Table:
         lines = []
         for arm in study.stages[stages[0]].arms:
             runs = [entry for entry in study.runs(stages, arm).values() if entry.ok]
-            told = [entry.made["provenance"].get("intruders") for entry in runs]
+            told = [entry.made.provenance.get("intruders") for entry in runs]
             known = [one for one in told if one and one["count"] is not None]
             reasons = sorted({one["reason"] for one in told if one and one["reason"]})
             if not runs:
@@ -467,9 +465,9 @@ def _of_words(judged: Judged, yes: str, no: str) -> str:
 def _counts(study: Study) -> tuple[int, set[str], bool]:
     """CRAFT's runs, their encoders, and whether each trains two sums of squares of its ranks."""
     entries = [
-        (run.encoder, entry.made["result"]["parameters"])
+        (run.encoder, entry.made.result["parameters"])
         for run, entry in study.entries.items()
-        if run.arm == CRAFT and entry.made["result"]
+        if run.arm == CRAFT and entry.made.result
     ]
     agree = all(
         p["adapter"] == sum(r * r for ranks in p["effective_ranks"].values() for r in ranks)

@@ -56,7 +56,7 @@ def _facts(records: Records, suite: str, model: str) -> dict[str, Any]:
     runs = records.runs
     chosen = runs[(runs["suite"] == suite) & (runs["model"] == model)]
     made = records.raw[str(chosen.index[0])]
-    said = made["provenance"]["model"]
+    said = made.provenance["model"]
     known = KNOWN.get(said["digest"])
     facts = (known._asdict() if known else {}) | said
     return {

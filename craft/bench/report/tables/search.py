@@ -14,6 +14,7 @@ import pandas as pd
 
 from craft.bench.report.differences import describe, is_setting, neutral
 from craft.bench.report.tables.render import Table, percent
+from craft.bench.run.record import Record
 from craft.bench.settings.declared import flatten
 from craft.errors import InputError
 
@@ -25,24 +26,24 @@ STATED = {"model_digest", "tasks", "method", "settings", "selection"}  # of an u
 
 
 def search_row(
-    made: Mapping[str, Any], cell: Mapping[str, str], differing: Mapping[str, Any]
+    made: Record, cell: Mapping[str, str], differing: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A record of a search as a row; `cell` holds what it is for, `differing` its values that are
     not the defaults."""
-    provenance = made["provenance"]
+    provenance = made.provenance
     config = provenance["config"]
     whole = dict(flatten({"method": {"peft": config["method"]["peft"]}, "train": config["train"]}))
     differing = {k: v for k, v in differing.items() if k != "selection"}  # has a column
-    score = made["result"]["score"] if made["status"] == "ok" else None
+    score = made.result["score"] if made.status == "ok" else None
     return {
-        "id": made["id"],
+        "id": made.id,
         **cell,
         "differing": differing,
         "whole": whole,
         "fixed": fixed(config, differing),
         "seed": config["seed"],
         "selection": config.get("selection", "dev"),
-        "status": made["status"],
+        "status": made.status,
         "headline": score["headline"] if score else "",
         "best": float(score["best"][score["headline"]]) if score else float("nan"),
         "seconds": provenance["seconds"],
