@@ -16,7 +16,6 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from craft.bench.cli.process import start
-from craft.bench.settings.declared import read
 from craft.bench.settings.sections import Model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +72,7 @@ def learnt(folder: Path) -> pd.DataFrame:
     from craft.bench.run.predictions import read_predictions
     from craft.bench.run.record import read_all
 
-    digest = locate(read(Model, {"path": MODEL, "repository": None, "revision": None})).digest
+    digest = locate(Model(path=MODEL)).digest
     rows = []
     for path, made in read_all(folder):
         if made["status"] != "ok" or made["result"]["config"]["model.digest"] != digest:

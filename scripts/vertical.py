@@ -20,6 +20,7 @@ from pretraining.encoder import held_out_loss
 from transformers import RobertaForMaskedLM, RobertaTokenizerFast
 
 from craft.bench.cli.process import start
+from craft.bench.settings.sections import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "results" / "models" / "roberta-mini"
@@ -46,7 +47,7 @@ def losses(corpus: Path, work: Path) -> dict[str, Any]:
     def fresh() -> RobertaForMaskedLM:
         return RobertaForMaskedLM.from_pretrained(MODEL, dtype=torch.float32)
 
-    digest = locate({"path": MODEL, "repository": None, "revision": None}).digest
+    digest = locate(Model(path=MODEL)).digest
     found: list[dict[str, Any]] = []
     for reference in GRID["model.vertical.reference"].split(","):
         for rank in map(int, GRID["model.vertical.rank"].split(",")):
