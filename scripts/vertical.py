@@ -1,8 +1,9 @@
-# ruff: noqa: E501 - the text of the page keeps its own lines
 """What a vertical backbone keeps: held-out masked-LM loss and a task's score against parameters.
 
-python scripts/train.py -m experiment=vertical           the task's runs, promoted with out=results/vertical
-python scripts/vertical.py --corpus CORPUS               docs/vertical.md and results/vertical/vertical.json
+python scripts/train.py -m experiment=vertical
+    the task's runs, to be promoted with out=results/vertical
+python scripts/vertical.py --corpus CORPUS
+    docs/vertical.md and results/vertical/vertical.json
 
 CORPUS is the one that the embedded model was pre-trained on; its last sequences were held out."""
 
@@ -19,27 +20,12 @@ from pretraining.encoder import held_out_loss
 from transformers import RobertaForMaskedLM, RobertaTokenizerFast
 
 from craft.bench.cli.process import start
+from craft.bench.settings.sections import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "results" / "models" / "roberta-mini"
 GRID = OmegaConf.load(ROOT / "configs" / "experiment" / "vertical.yaml").hydra.sweeper.params
-
-PAGE = """\
-# Vertical LoRA on the embedded model
-
-Vertical LoRA (arXiv 2406.09315) writes a layer's weights as an earlier layer's plus an increment B A of rank r:
-`model.vertical.rank=r`. Layers come in compounds of {compound}; the first of each keeps its weights. The paper trains such a
-model from its first step; here a pre-trained one is cut down to it by a truncated singular value decomposition of the
-differences, without any further pre-training. `previous` adds to the layer before (the paper's text), `first` to the
-compound's first layer (the authors' code).
-
-The page is made by `scripts/vertical.py` from `results/vertical/vertical.json` and the records in `results/vertical/runs`. Parameters are
-the backbone's own; the error is the mean of ||W' - W|| / ||W|| over the weights that became increments; the loss is
-masked language modelling on {sequences:,} held-out sequences of the pre-training corpus; scores are CRAFT's
-{metric} on **{task} of mini-GLUE (synthetic, not GLUE)**, best epoch, mean over n seeds, times 100.
-
-{table}
-"""
+TEMPLATE = Path(__file__).with_name("vertical.md.jinja")
 
 
 def losses(corpus: Path, work: Path) -> dict[str, Any]:
@@ -61,7 +47,7 @@ def losses(corpus: Path, work: Path) -> dict[str, Any]:
     def fresh() -> RobertaForMaskedLM:
         return RobertaForMaskedLM.from_pretrained(MODEL, dtype=torch.float32)
 
-    digest = locate({"path": MODEL, "repository": None, "revision": None}).digest
+    digest = locate(Model(path=MODEL)).digest
     found: list[dict[str, Any]] = []
     for reference in GRID["model.vertical.reference"].split(","):
         for rank in map(int, GRID["model.vertical.rank"].split(",")):
@@ -88,7 +74,7 @@ def scores(folder: Path, digest: str, task: str) -> tuple[pd.DataFrame, str]:
     rows, headline = [], "-"
     for _, made in read_all(folder):
         provenance, result = made.provenance, made.result
-        if made.status != "ok" or result["config"]["model.digest"] != digest:
+        if not made.ok or result["config"]["model.digest"] != digest:
             continue
         config = provenance["config"]
         mini = config["data"]["source"] == "mini" and config["task"]["name"] == task
@@ -106,28 +92,20 @@ def scores(folder: Path, digest: str, task: str) -> tuple[pd.DataFrame, str]:
 
 
 def page(facts: dict[str, Any], folder: Path) -> str:
-    task = GRID.task
-    found, metric = scores(folder, facts["model_digest"], task)
-    lines = [
-        "| backbone | parameters | error | held-out loss | CRAFT, n |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for made in facts["backbones"]:
-        same = found["rank"].isna() if made["rank"] is None else found["rank"] == made["rank"]
-        ours = found[same & found["reference"].isin([made["reference"]])]["best"]
-        score = "no record" if ours.empty else f"{ours.mean():.1f}, {len(ours)}"
-        if len(ours) > 1:
-            score = f"{ours.mean():.1f} ± {ours.std():.1f}, {len(ours)}"
-        name = f"{made['reference']}, r={made['rank']}" if made["rank"] else "as pre-trained"
-        size = f"{made['parameters']:,} | {made.error:.3f} | {made['loss']:.3f}"
-        lines.append(f"| {name} | {size} | {score} |")
-    return PAGE.format(
-        compound=4,
-        sequences=facts["held_out_sequences"],
-        metric=metric,
-        task=task.upper(),
-        table="\n".join(lines),
-    )
+    """The whole page: a row a backbone, beside CRAFT's scores on it."""
+    from craft.bench.pages import render
+
+    found, metric = scores(folder, facts["model_digest"], GRID.task)
+
+    def score(reference: str | None, rank: int | None) -> str:
+        same = found["rank"].isna() if rank is None else found["rank"] == rank
+        ours = found[same & found["reference"].isin([reference])]["best"]
+        if ours.empty:
+            return "no record"
+        scatter = f" ± {ours.std():.1f}" if len(ours) > 1 else ""
+        return f"{ours.mean():.1f}{scatter}, {len(ours)}"
+
+    return render(TEMPLATE, facts=facts, metric=metric, task=GRID.task.upper(), score=score)
 
 
 def main() -> None:

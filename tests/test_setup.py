@@ -163,6 +163,22 @@ def test_make_hands_on_every_option_that_its_help_names(target, some):
         assert f'"{option.lower()}=given-{option}"' in shown
 
 
+def test_every_script_that_make_runs_is_there():
+    named = set(re.findall(r"\bscripts/\w+\.py\b", MAKEFILE))
+    assert named and not [name for name in named if not (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("target", ["speed", "bench"])
+def test_speed_runs_by_its_old_name_too(target):
+    given = [f"{target.upper()}=trainer hosvd", "GLUE_DIR=a", "TOKENIZER=b"]
+    shown = subprocess.run(
+        ["make", "-n", "-C", ROOT, target, *given],
+        capture_output=True, text=True, check=True,
+    ).stdout.replace("\\\n", "")  # fmt: skip
+    assert 'scripts/speed.py trainer hosvd "glue_dir=a" "tokenizer=b"' in " ".join(shown.split())
+    assert ("make bench is make speed now" in shown) == (target == "bench")
+
+
 def test_promotes_help_names_runs_as_the_script_takes_them():
     named = re.search(r'^promote:.*RUNS="(.*?)"', MAKEFILE, flags=re.MULTILINE)
     assert named and "/" not in named[1]  # names and patterns, not paths

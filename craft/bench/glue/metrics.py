@@ -1,6 +1,9 @@
 """GLUE's metrics as `evaluate.Metric`s that need no network: evaluate's own are scripts on the
 hub."""
 
+from collections.abc import Callable
+from functools import partial
+
 import datasets
 import evaluate
 import numpy as np
@@ -10,10 +13,34 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from craft.bench.settings.sections import Task
 
 
+def unvarying(scores: np.ndarray) -> np.ndarray:
+    """Which columns of scores (n, ...) do not vary: (...)."""
+    return np.ptp(scores, axis=0) < 1e-6
+
+
 def collapsed(predictions: np.ndarray, regression: bool) -> bool:
     """Whether all predictions are the same: one class, or a score that does not vary."""
-    predictions = np.asarray(predictions)
-    return bool(np.ptp(predictions) < 1e-6) if regression else len(np.unique(predictions)) == 1
+    return bool(unvarying(predictions)) if regression else len(np.unique(predictions)) == 1
+
+
+def _matthews(references: np.ndarray, predictions: np.ndarray) -> float:
+    # scikit-learn warns where the references are of the one class, too
+    constant = collapsed(predictions, regression=False)
+    return 0.0 if constant else matthews_corrcoef(references, predictions)
+
+
+def _correlation(of: Callable, references: np.ndarray, predictions: np.ndarray) -> float:
+    constant = unvarying(references) or unvarying(predictions)
+    return 0.0 if constant else of(predictions, references).statistic
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {  # of references and predictions
+    "accuracy": accuracy_score,
+    "f1": partial(f1_score, zero_division=0.0),
+    "matthews": _matthews,
+    "pearson": partial(_correlation, pearsonr),
+    "spearman": partial(_correlation, spearmanr),
+}
 
 
 class GlueMetrics(evaluate.Metric):
@@ -28,26 +55,12 @@ class GlueMetrics(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         kind = datasets.Value("float64" if self.task.regression else "int64")
-        return evaluate.MetricInfo(
-            description="GLUE metrics of one task",
-            citation="",
-            features=datasets.Features({"predictions": kind, "references": kind}),
-        )
+        features = datasets.Features({"predictions": kind, "references": kind})
+        return evaluate.MetricInfo("GLUE metrics of one task", citation="", features=features)
 
-    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        predictions, references = np.asarray(predictions), np.asarray(references)
-        # scores that do not vary have no correlation with anything
-        constant = collapsed(predictions, self.task.regression) or (
-            self.task.regression and collapsed(references, regression=True)
-        )
-        compute = {
-            "accuracy": lambda: accuracy_score(references, predictions),
-            "f1": lambda: f1_score(references, predictions, zero_division=0.0),
-            "matthews": lambda: 0.0 if constant else matthews_corrcoef(references, predictions),
-            "pearson": lambda: 0.0 if constant else pearsonr(predictions, references).statistic,
-            "spearman": lambda: 0.0 if constant else spearmanr(predictions, references).statistic,
-        }
-        return {name: float(compute[name]()) for name in self.task.metrics}
+    def _compute(self, predictions: list, references: list) -> dict[str, float]:
+        arrays = np.asarray(references), np.asarray(predictions)
+        return {name: float(METRICS[name](*arrays)) for name in self.task.metrics}
 
 
 def predictions_of(task: Task, logits: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from craft.bench.glue.metrics import unvarying
 from craft.bench.report.load import Records
 from craft.bench.run.predictions import Dev, read_predictions
 from craft.errors import InputError
@@ -116,8 +117,7 @@ def _pearson(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> 
     xx = weights @ x**2 - sum_x**2 / n
     yy = (weights @ y**2)[:, None] - sum_y**2 / n
     xy = weights @ (x * y[:, None]) - sum_x * sum_y / n
-    constant = np.ptp(predicted, axis=0) < 1e-6  # the bound of craft.bench.glue.metrics.collapsed
-    return np.where(constant, 0.0, _ratio(xy, np.sqrt(np.maximum(xx * yy, 0.0))))
+    return np.where(unvarying(predicted), 0.0, _ratio(xy, np.sqrt(np.maximum(xx * yy, 0.0))))
 
 
 def _spearman(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -131,8 +131,7 @@ def _spearman(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) ->
         xy = np.einsum("bn,bn,bn->b", weights, x, y)
         xx = np.einsum("bn,bn,bn->b", weights, x, x)
         columns.append(_ratio(xy, np.sqrt(xx * yy)))
-    constant = np.ptp(predicted, axis=0) < 1e-6
-    return np.where(constant, 0.0, np.stack(columns, axis=1))
+    return np.where(unvarying(predicted), 0.0, np.stack(columns, axis=1))
 
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

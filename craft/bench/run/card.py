@@ -4,8 +4,10 @@ record."""
 import json
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from craft.bench.pages import render
 from craft.bench.run.folder import RunFolder
 from craft.bench.run.record import Record
 from craft.bench.settings.declared import Effect
@@ -13,6 +15,7 @@ from craft.bench.settings.sections import declaration
 from craft.errors import InputError
 from craft.files import folder_atomically, write_json, write_text
 
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
 METRICS = {  # the hub's names of ours
     "accuracy": "accuracy",
     "f1": "f1",
@@ -50,9 +53,19 @@ def share(folder: RunFolder, made: Record) -> str:
 def card(made: Record) -> str:
     """The model card of an ok run: the hub's header, and what the record says for a reader."""
     provenance = made.provenance
-    sections = [_summary(made), _use(provenance), _scores(made), _training(made), _origin(made)]
-    header = _header(made).to_yaml()
-    return "\n\n".join([f"---\n{header}\n---", f"# {provenance['name']}", *sections]) + "\n"
+    task, versions = provenance["config"]["task"], provenance["environment"]["versions"]
+    return render(
+        TEMPLATE,
+        made=made,
+        header=_header(made).to_yaml(),
+        base=_base(provenance["model"]),
+        data=_data_name(provenance),
+        classes=", ".join(f"{n} {label}" for n, label in enumerate(task["labels"])),
+        made_of=_made_of(provenance["config"]["model"]),
+        dev_examples=sum(provenance["data"]["examples"][split] for split in task["dev"]),
+        settings=_settings(provenance),
+        versions=", ".join(f"{name} {version}" for name, version in versions.items() if version),
+    )
 
 
 def _header(made: Record) -> Any:
@@ -104,112 +117,19 @@ def _split_of(task: Mapping[str, Any], metric: str) -> str:
     return ", ".join(own or task["dev"])
 
 
-def _summary(made: Record) -> str:
-    provenance, parameters = made.provenance, made.result["parameters"]
-    labels = provenance["config"]["task"]["labels"]
-    classes = ", ".join(f"{n} {label}" for n, label in enumerate(labels))
-    return (
-        f"A {provenance['config']['method']['label']} adapter and a classification head for "
-        f"`{_base(provenance['model'])}`, trained on {_data_name(provenance)}. The adapter has "
-        f"{parameters['adapter']:,} trained parameters, the head {parameters['head']:,}. "
-        + (f"Classes: {classes}." if labels else "The output is a score from 0 to 5.")
-    )
+def _made_of(model: Mapping[str, Any]) -> str | None:
+    """How the backbone was made of the pre-trained one; None where it is that itself."""
+    found = {key: model.get(key) for key in ("random", "vertical")}
+    if not (found["random"] or (found["vertical"] or {}).get("rank")):
+        return None
+    return ", ".join(f"model.{key}={value}" for key, value in found.items())
 
 
-def _use(provenance: Mapping[str, Any]) -> str:
-    model, config = provenance["model"], provenance["config"]
-    ours = config["method"]["peft"]["_target_"].startswith("craft.")
-    made_of = {k: config["model"].get(k) for k in ("random", "vertical")}
-    revision = f', revision="{model["revision"]}"' if model["revision"] else ""
-    lines = ["## Use", "", "```python"]
-    lines += ["import craft  # pip install craft-peft; tells peft of this method"] if ours else []
-    lines += [
-        "from peft import PeftModel",
-        "from transformers import AutoModelForSequenceClassification",
-        "",
-        f'backbone, labels = "{_base(model)}", {len(config["task"]["labels"]) or 1}',
-        "model = AutoModelForSequenceClassification.from_pretrained(",
-        f"    backbone{revision}, num_labels=labels",
-        ")",
-        'model = PeftModel.from_pretrained(model, "THIS FOLDER")',
-        "```",
-    ]
-    if not model["repository"]:
-        lines += [
-            "",
-            f"`{model['name']}` is not on the hub: give the folder of the weights that it was "
-            f"trained on (digest {model['digest'][:16]}).",
-        ]
-    if made_of["random"] or (made_of["vertical"] or {}).get("rank"):
-        shown = ", ".join(f"model.{key}={value}" for key, value in made_of.items())
-        lines += [
-            "",
-            f"The backbone is not the pre-trained one as it stands ({shown}): "
-            "`craft.bench.model.build.build` makes it.",
-        ]
-    return "\n".join(lines)
-
-
-def _scores(made: Record) -> str:
-    score, history = made.result["score"], made.result["history"]
-    examples, task = made.provenance["data"]["examples"], made.provenance["config"]["task"]
-    rows = [
-        f"| {metric} | {value:.4f} | {score['last'][metric]:.4f} |"
-        for metric, value in score["best"].items()
-    ]
-    n = sum(examples[split] for split in task["dev"])
-    # of the weights that are shared, those of the best epoch
-    collapsed = " The predictions are one class or one value alone." if score["collapsed"] else ""
-    return "\n".join(
-        [
-            "## Scores",
-            "",
-            f"On the {n:,} examples of {' and '.join(task['dev'])}, one seed. The weights are "
-            f"those of the best epoch, chosen on the same examples.{collapsed}",
-            "",
-            f"| metric | best epoch ({score['best_epoch']} of {len(history)}) | last epoch |",
-            "|---|---|---|",
-            *rows,
-        ]
-    )
-
-
-def _training(made: Record) -> str:
-    provenance, config = made.provenance, made.provenance["config"]
-    start = provenance["start_from"]
-    peft = {f"method.{k}": v for k, v in config["method"]["peft"].items()}
-    train = {f"train.{k}": v for k, v in config["train"].items()}
-    train = {k: v for k, v in train.items() if declaration(k).effect is not Effect.NOTHING}
+def _settings(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What changed the run's results, by dotted key, as JSON."""
+    config, start = provenance["config"], provenance["start_from"]
     settings = {"seed": config["seed"], "start_from": start["run"] if start else None}
-    settings |= {**peft, **train}
-    rows = [f"| `{key}` | {json.dumps(value)} |" for key, value in settings.items()]
-    cost, hardware = provenance["cost"], provenance["environment"]["hardware"]
-    return "\n".join(
-        [
-            "## Training",
-            "",
-            f"{provenance['data']['examples']['train']:,} examples; {made.result['steps']:,} "
-            f"steps in {cost['train_seconds']:,.0f} s on {hardware['gpu'] or hardware['cpu']}. "
-            f"Hyperparameters: {provenance['recipe']}.",
-            "",
-            "| setting | value |",
-            "|---|---|",
-            *rows,
-        ]
-    )
-
-
-def _origin(made: Record) -> str:
-    environment = made.provenance["environment"]
-    versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items() if v)
-    changed = {True: ", with changes", False: "", None: ", changes unknown"}[environment["dirty"]]
-    return "\n".join(
-        [
-            "## Origin",
-            "",
-            f"Made from the record of run `{made.id}` (schema {made.schema}, protocol "
-            f"{made.protocol}), commit {environment['commit'] or 'unknown'}{changed}. "
-            f"{versions}. Weights {made.result['config']['model.digest'][:16]}, data "
-            f"{made.result['config']['data.digest'][:16]}.",
-        ]
-    )
+    settings |= {f"method.{k}": v for k, v in config["method"]["peft"].items()}
+    train = {f"train.{k}": v for k, v in config["train"].items()}
+    settings |= {k: v for k, v in train.items() if declaration(k).effect is not Effect.NOTHING}
+    return {key: json.dumps(value) for key, value in settings.items()}

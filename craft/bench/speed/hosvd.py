@@ -21,7 +21,7 @@ LLAMA = {"q": (32, 4096, 4096), "v": (32, 1024, 4096)}
 
 
 def bench(setup: Setup) -> Findings:
-    """q and v of the encoder (RoBERTa-large in `make bench`), random weights."""
+    """q and v of the encoder (RoBERTa-large in `make speed`), random weights."""
     hidden, layers, _, _ = SHAPES[setup.shape]
     ranks = tuple(map(min, RANKS, (layers, hidden, hidden)))
     q, v = (_random((layers, hidden, hidden), seed).to(setup.device) for seed in (0, 1))

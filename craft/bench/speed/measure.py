@@ -4,10 +4,14 @@ scatter."""
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from craft.bench.pages import render
+
+TEMPLATE = Path(__file__).with_name("page.md.jinja")
 Times = dict[str, list[float]]  # seconds of each piece of work, one a round
 
 
@@ -157,26 +161,10 @@ def table(findings: Findings) -> str:
 
 def page(written: Sequence[Mapping[str, Any]]) -> str:
     """The files of several benches as a Markdown page: a table each, with its machine."""
-    parts = [
-        "# Bench",
-        "",
-        "What `make bench` measured: medians over rounds, each with its 95 % bootstrap interval; a "
-        "ratio is taken within a round, of what ran side by side.",
-    ]
-    for one in written:
-        machine, torch = one["machine"], one["versions"]["torch"]
-        hardware = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} thread(s)"
-        took = f"; took {one['minutes']} min" if "minutes" in one else ""
-        parts += [
-            "",
-            f"## {one['bench']}",
-            "",
-            f"{hardware}; torch {torch}; rounds: {one['rounds']}{took}",
-        ]
-        parts += ["", "| | value | interval | goal | |", "|---|---:|---|---|---|"]
-        for content in one["figures"]:
-            f = Figure(**{name: value for name, value in content.items() if name != "met"})
-            value = f"{f.value:.4g} {f.unit}".rstrip()
-            parts.append(f"| {f.what} | {value} | {f.spread} | {f.goal} | {f.verdict} |")
-        parts += [text for remark in one["remarks"] for text in ("", remark)]
-    return "\n".join(parts) + "\n"
+    return render(TEMPLATE, written=[{**one, "figures": _figures(one)} for one in written])
+
+
+def _figures(one: Mapping[str, Any]) -> list[Figure]:
+    """The figures of a bench's file, which has beside them whether each is met."""
+    contents = ({k: v for k, v in content.items() if k != "met"} for content in one["figures"])
+    return [Figure(**content) for content in contents]

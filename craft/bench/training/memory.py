@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from craft.bench.settings.sections import TrainSettings
-
-MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class OutOfMemory(MemoryError):
@@ -19,10 +18,16 @@ class OutOfMemory(MemoryError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, CUDA or Python said so: they have no exception in common."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    said = isinstance(error, RuntimeError) and any(text in str(error) for text in MESSAGES)
-    return isinstance(error, kinds) or said
+    """Whether torch, a device's library or Python said so: accelerate's test, and what accelerate
+    1.15 does not count: MemoryError, torch's own class whatever it says, an allocation that failed
+    in the CUDA runtime itself ("CUDA error: out of memory") or in cuBLAS."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    said = str(error)  # accelerate searches the one argument, which need not be a text
+    beyond = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return should_reduce_batch_size(RuntimeError(said)) or any(text in said for text in beyond)
 
 
 def smaller(settings: TrainSettings) -> int | None:

@@ -24,7 +24,7 @@ def runs_of(task, headline, constant, best, last, random):
 def test_what_was_learnt_stands_beside_a_constant_at_both_epochs(script):
     rows = runs_of("rte", "accuracy", 0.527, (0.61, 0.58, 0.60), (0.60, 0.55, 0.53), False)
     rows += runs_of("rte", "accuracy", 0.527, (0.527,) * 3, (0.473, 0.473, 0.527), True)
-    text = script["evidence"](pd.DataFrame(rows))
+    text = script["card"](pd.DataFrame(rows))
     (line,) = [line for line in text.splitlines() if line.startswith("| RTE")]
     assert line == (
         "| RTE | accuracy | 52.7 | 59.7 ± 1.5 / 56.0 ± 3.6 | 52.7 ± 0.0 / 49.1 ± 3.1 | "
@@ -32,12 +32,12 @@ def test_what_was_learnt_stands_beside_a_constant_at_both_epochs(script):
     )
     assert "sd |" not in text and "fewer than five seeds" in text
     whole = runs_of("rte", "accuracy", 0.5, (0.6,) * 5, (0.6,) * 5, False)
-    assert "fewer than five seeds" not in script["evidence"](pd.DataFrame(whole))
+    assert "fewer than five seeds" not in script["card"](pd.DataFrame(whole))
 
 
 def test_a_task_without_a_record_says_so(script):
     columns = ["task", "random", "headline", "best", "last", "constant"]
-    text = script["evidence"](pd.DataFrame(columns=columns).astype({"random": bool}))
+    text = script["card"](pd.DataFrame(columns=columns).astype({"random": bool}))
     assert text.count("no record") == 2 * 5
 
 

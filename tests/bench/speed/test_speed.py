@@ -1,15 +1,14 @@
 """Every sub-bench runs, at a tiny size, and what it compares computes the same."""
 
 import dataclasses
-import importlib
 import json
 import math
-import sys
 
 import pytest
 import torch
 from tiny_bench import CONFIGS, ROOT
 
+from craft.bench.cli.speed import run
 from craft.bench.speed import methods
 from craft.bench.speed import planning as plan
 from craft.bench.speed.measure import Figure, Findings, interleaved, interval, ratio, table
@@ -17,13 +16,6 @@ from craft.bench.speed.subjects import Setup
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of calls inside peft
 FAST = ("trainer", "methods", "padding", "hosvd")
-
-
-@pytest.fixture(scope="module")
-def script():
-    sys.path.insert(0, str(ROOT / "scripts"))
-    yield importlib.import_module("bench")
-    sys.path.remove(str(ROOT / "scripts"))
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +28,8 @@ def setup(tmp_path_factory, tiny_glue):
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_bench_prints_its_table_and_writes_its_file(name, script, setup, tmp_path, capsys):
-    script.run(name, setup, tmp_path)
+def test_bench_prints_its_table_and_writes_its_file(name, setup, tmp_path, capsys):
+    run(name, setup, tmp_path)
     written = json.loads((tmp_path / f"{name}.json").read_text())
     assert written["machine"].keys() == {"cpu", "cores", "gpu", "cuda", "driver", "threads"}
     assert written["figures"]
@@ -49,16 +41,16 @@ def test_bench_prints_its_table_and_writes_its_file(name, script, setup, tmp_pat
 
 
 @pytest.mark.slow
-def test_startup_bench_reaches_the_first_step(script, setup, tmp_path):
-    script.run("startup", dataclasses.replace(setup, glue_dir=None), tmp_path)
+def test_startup_bench_reaches_the_first_step(setup, tmp_path):
+    run("startup", dataclasses.replace(setup, glue_dir=None), tmp_path)
     figures = json.loads((tmp_path / "startup.json").read_text())["figures"]
     imports, beyond, command = (figure["value"] for figure in figures)
     assert imports > 0 and command > 0
     assert abs(beyond) < command  # a difference of single starts: load can turn its sign
 
 
-def test_cuda_bench_says_that_there_is_no_card(script, setup, tmp_path, capsys):
-    script.run("cuda", setup, tmp_path)
+def test_cuda_bench_says_that_there_is_no_card(setup, tmp_path, capsys):
+    run("cuda", setup, tmp_path)
     assert "not run: torch sees no CUDA device" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
@@ -98,13 +90,13 @@ def test_launches_count_what_computes_and_no_views():
     assert methods.launches(lambda: (x * 2).exp()) == 2
 
 
-def test_plan_counts_rows_tokens_and_epochs(script, setup, tmp_path):
+def test_plan_counts_rows_tokens_and_epochs(setup, tmp_path):
     facts = {"base": {"tokens_per_second": [1e5, 3e5, 2e5]}}
     measured = {"bench": "cuda", "machine": {"gpu": "a card"}, "versions": {"torch": "2"}}
     measured |= {"rounds": 1, "minutes": 1.0, "figures": [], "remarks": [], "facts": facts}
     (tmp_path / "cuda.json").write_text(json.dumps(measured))
-    script.run("plan", setup, tmp_path)
-    written = json.loads((tmp_path / "plan.json").read_text())
+    run("planning", setup, tmp_path)
+    written = json.loads((tmp_path / "planning.json").read_text())
     tokens = written["facts"]["tokens"]["base"]
     of_a_seed = 20 * sum(rows * length for rows, length in plan.TRAINING.values())
     assert tokens["base_craft"] == pytest.approx(5 * of_a_seed)
