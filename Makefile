@@ -20,7 +20,7 @@ TEST_ENV += $(if $(GLUE_DIR),CRAFT_GLUE_DIR="$(GLUE_DIR)")
 MINUTES ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test test-slurm faults test-slow test-compat test-peft lint format report report-check notebooks prepare sweep-status sweep-cancel promote bench doctor pretrain-mini reproduce-glue clean
+.PHONY: help setup study test test-slurm faults test-slow test-compat test-peft lint format report report-check notebooks prepare sweep-status sweep-cancel promote speed bench doctor pretrain-mini reproduce-glue clean
 
 help: ## this list (at once)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -111,9 +111,12 @@ notebooks: $(STAMP) ## execute the notebooks on the committed records and keep t
 promote: $(STAMP) ## copy clean run records into results/: RUNS="<name or pattern> ..." (seconds)
 	$(PY) scripts/promote.py $(RUNS)
 
-bench: $(STAMP) ## speed and memory beside what one would take instead; BENCH="trainer ..." GLUE_DIR TOKENIZER (45 min on 2 idle cores)
-	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=PASSIVE $(PY) scripts/bench.py $(BENCH) \
+speed: $(STAMP) ## speed and memory beside what one would take instead; SPEED="trainer ..." GLUE_DIR TOKENIZER (45 min on 2 idle cores)
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=PASSIVE $(PY) scripts/speed.py $(SPEED) \
 		$(if $(GLUE_DIR),"glue_dir=$(GLUE_DIR)") $(if $(TOKENIZER),"tokenizer=$(TOKENIZER)")
+
+bench:
+	@echo "make bench is make speed now, and BENCH=... is SPEED=..." >&2; exit 2
 
 doctor: $(STAMP) ## what this machine has and lacks: GPU, weights, GLUE; SUITE GLUE_DIR MODEL_DIR (seconds)
 	$(PY) scripts/doctor.py \
