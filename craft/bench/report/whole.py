@@ -15,9 +15,10 @@ from craft.bench.report.figures.weights import Stacks
 from craft.bench.report.load import SUITES, Records
 from craft.bench.report.method_files import SHAPES, methods, ordered
 from craft.bench.report.resampling import Resampled
-from craft.bench.report.study import tables as study_tables
 from craft.bench.report.study.evidence import Study
+from craft.bench.report.study.pages import readme_block, what_came_out
 from craft.bench.report.study.premise import Premise, premise_figure, premise_table
+from craft.bench.report.study.results import pareto, study_tables
 from craft.bench.report.tables import published
 from craft.bench.report.tables.backbones import encoder_table
 from craft.bench.report.tables.cells import (
@@ -122,12 +123,12 @@ def build(
         drawn.append(premise_figure(premise))
     blocks = {}
     if study is not None:
-        tables += study_tables.tables(study, reproduced)
-        front = study_tables.pareto(study)
+        tables += study_tables(study, reproduced)
+        front = pareto(study)
         drawn.append(front)
         shown = [t for t in tables if t.name in ("study_claims", "study_headline")]
-        blocks["README.md"] = study_tables.readme_block(study, tables, front, premise)
-        blocks["STUDY.md"] = study_tables.what_came_out(study, tables)
+        blocks["README.md"] = readme_block(study, tables, front, premise)
+        blocks["STUDY.md"] = what_came_out(study, tables)
     return Report(
         tables=tables,
         drawn=[d for d in drawn if d is not None],

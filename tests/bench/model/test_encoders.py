@@ -123,7 +123,7 @@ def counts(n, d_out):
         "tinylora": layers * 64,
         "unilora": 23040,
         "vblora": 90 * 64 + layers * 4 * pair // 64 * 90,
-        "vera": layers * (d_out + method_of("vera")["peft"]["r"]),
+        "vera": layers * (d_out + method_of("vera").peft["r"]),
     }
 
 

@@ -92,7 +92,7 @@ def test_only_adapter_and_head_train(method, attached):
         "out_proj.weight",
         "out_proj.bias",
     }
-    if not method.get("train_backbone"):
+    if not method.train_backbone:
         assert not any("base_layer" in n and "modules_to_save" not in n for n in adapter)
 
 

@@ -11,10 +11,12 @@ from tiny_bench import compose
 
 from craft.bench.run import record
 from craft.bench.run.identity import PROTOCOL
+from craft.bench.settings.places import let_configs_name_them
 from craft.bench.settings.resolve import recipe_row
 from craft.bench.settings.sections import DECLARED
 from craft.files import sha256, write_tensors
 
+let_configs_name_them()
 CONFIGS = Path(__file__).parents[3] / "configs"
 ADAPTER = {"craft": 41_152, "lora": 294_912, "head": 0, "full": 124_055_040}
 METRICS = {

@@ -29,21 +29,20 @@ from craft.bench.report.study.evidence import (
     Study,
     frozen_commits,
 )
+from craft.bench.report.study.pages import premise_text, readme_block
 from craft.bench.report.study.plan import Plan
 from craft.bench.report.study.premise import Premise
 from craft.bench.report.study.premise import read as read_premise
 from craft.bench.report.study.premise import write as write_premise
-from craft.bench.report.study.tables import (
+from craft.bench.report.study.results import (
     claims_table,
     counts_verdict,
     headline_table,
     hypotheses_table,
     pareto,
-    premise_text,
-    readme_block,
     search_table,
+    study_tables,
     table2_verdict,
-    tables,
 )
 from craft.bench.report.whole import END, START, build, changed_pages, differing
 from craft.bench.run import record
@@ -277,7 +276,7 @@ def test_before_ten_folds_there_is_no_word_but_the_power(study, folds):
     claims = claims_table(part, []).data.set_index("claim")["verdict"]
     assert set(claims.iloc[:2]) == {"undecided" if folds else "untested"}
     assert (pareto(part) is None) == (folds == 0)
-    for table in tables(part, []):
+    for table in study_tables(part, []):
         assert table.markdown() and table.latex() and table.csv() is not None
 
 
@@ -332,7 +331,7 @@ def test_folds_without_a_task_or_with_a_diverged_run_are_left_out_and_counted(co
     assert "8 of 10 folds, 2 incomplete" in h2.text
     assert found.diverged() == [bad]
     assert found.confirmatory["H3"].comparison.n == 10
-    row = tables(found, [])[3].data.query("arm == 'lora' and task == 'cola' and block == 'A'")
+    row = study_tables(found, [])[3].data.query("arm == 'lora' and task == 'cola' and block == 'A'")
     assert list(row["n"]) == [8] and list(row["diverged"]) == [1]
 
 
@@ -381,7 +380,7 @@ def test_every_headline_row_says_whose_rate_it_has_and_what_the_search_cost(stud
     assert found.data["search_hours"].iloc[0] == pytest.approx(0.9)
     searches = search_table(study).data
     assert set(searches.query("chosen and arm == 'head'")["rate"]) == {3e-3}
-    scores = tables(study, [])[3].data
+    scores = study_tables(study, [])[3].data
     assert set(scores.query("arm == 'modes_1'")["searched"]) == {"A/craft"}
 
 
@@ -451,7 +450,7 @@ def test_report_with_the_study_fills_its_pages_and_check_finds_nothing(study, tm
     assert "The paper's claims" in readme and "10.0 points of energy" in readme
     assert "H3" in end and "0 of" in end and "diverged" in end
     empty = subset(study, lambda r: False)
-    block = readme_block(empty, tables(empty, []), pareto(empty), [])
+    block = readme_block(empty, study_tables(empty, []), pareto(empty), [])
     assert "No fold is complete yet: 0 of the study's 470 runs" in block
     assert "No fold is complete" not in readme and "(results/tables)" in readme
     assert "study_pareto" not in block

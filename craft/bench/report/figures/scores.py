@@ -19,7 +19,15 @@ from matplotlib.ticker import MaxNLocator
 from transformers import RobertaConfig
 
 from craft.bench.model.counts import expected_parameters
-from craft.bench.report.figures.style import Drawn, Looks, canvas, legend_below, styled
+from craft.bench.report.figures.style import (
+    Drawn,
+    Looks,
+    canvas,
+    count_axis,
+    legend_below,
+    panels,
+    styled,
+)
 from craft.bench.report.load import TITLES, Records
 from craft.bench.report.method_files import SHAPES, methods, ordered
 from craft.bench.report.tables.cells import METRIC_NAMES, NAMES, Row, rows, tasks_of
@@ -154,11 +162,7 @@ def score_against_parameters(
                 clip_on=False,
                 label=point["row"] if ours else f"{point['row']} (published)",
             )
-        axis.set_xscale("symlog", linthresh=1000, linscale=0.4)
-        most = math.floor(math.log10(max(data["parameters"].max(), 1e4)))
-        axis.set_xlim(0, 2 * data["parameters"].max())
-        axis.set_xticks([0, *(10.0**n for n in range(3, most + 1))])
-        axis.set_xticks([], minor=True)
+        count_axis(axis, data["parameters"].max())
         axis.set(
             xlabel="adapter parameters (zero at the left edge)",
             ylabel=f"{_mean(len(tasks))}, per cent\n({_seeds(data)})",
@@ -194,11 +198,6 @@ def _front(data: pd.DataFrame) -> pd.DataFrame:
     return ordered[ordered["score"] > best_before]
 
 
-def _grid(panels: int, columns: int = 3) -> tuple[int, int]:
-    columns = min(columns, panels)
-    return math.ceil(panels / columns), columns
-
-
 def _task_runs(records: Records, suite: str, model: str) -> pd.DataFrame:
     runs = records.runs[(records.runs["suite"] == suite) & (records.runs["model"] == model)]
     labels = [Row(r["method"], r["settings"], r["start_from"], {}).name for _, r in runs.iterrows()]
@@ -209,14 +208,18 @@ def score_per_task(records: Records, suite: str, model: str, looks: Looks) -> Dr
     """Every seed's score as a point, the mean as a bar, one panel per task."""
     runs = _task_runs(records, suite, model)
     tasks, names = tasks_of(runs), list(dict.fromkeys(runs["row"]))
-    lines, columns = _grid(len(tasks))
     data = runs[["task", "row", "method", "seed", "best", "collapsed"]].assign(
         best=100 * runs["best"]
     )
+    high = 0.5 + 0.17 * len(names)
     with styled():
-        figure = canvas(max(4.8, 1.4 + 2.2 * columns), 0.7 + lines * (0.5 + 0.17 * len(names)))
-        axes = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
-        for axis, task in zip(axes, tasks, strict=False):
+        figure, axes = panels(
+            len(tasks),
+            3,
+            lambda lines, columns: (max(4.8, 1.4 + 2.2 * columns), 0.7 + lines * high),
+            sharey=True,
+        )
+        for axis, task in zip(axes, tasks, strict=True):
             for place, name in enumerate(names):
                 chosen = data[(data["task"] == task) & (data["row"] == name)]
                 if chosen.empty:
@@ -228,8 +231,6 @@ def score_per_task(records: Records, suite: str, model: str, looks: Looks) -> Dr
             metric = METRIC_NAMES[runs[runs["task"] == task]["headline"].iloc[0]]
             axis.set(title=NAMES[task], xlabel=metric)
             axis.xaxis.set_major_locator(MaxNLocator(5))
-        for axis in axes[len(tasks) :]:
-            axis.remove()
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
         figure.suptitle(
@@ -245,11 +246,13 @@ def learning_curves(records: Records, suite: str, model: str, looks: Looks) -> D
     facts = runs.reset_index(drop=True)[["id", "task", "row", "method", "seed"]]
     data = facts.merge(records.history[["id", "epoch", "score"]], on="id").drop(columns="id")
     data["score"] *= 100
-    lines, columns = _grid(len(tasks))
     with styled():
-        figure = canvas(max(4.8, 0.6 + 2.3 * columns), 0.8 + 1.9 * lines)
-        axes = figure.subplots(lines, columns, squeeze=False).flatten()
-        for axis, task in zip(axes, tasks, strict=False):
+        figure, axes = panels(
+            len(tasks),
+            3,
+            lambda lines, columns: (max(4.8, 0.6 + 2.3 * columns), 0.8 + 1.9 * lines),
+        )
+        for axis, task in zip(axes, tasks, strict=True):
             for name in names:
                 chosen = data[(data["task"] == task) & (data["row"] == name)]
                 if not chosen.empty:
@@ -258,11 +261,9 @@ def learning_curves(records: Records, suite: str, model: str, looks: Looks) -> D
                     _curve(axis, chosen, name, look, heavy=name == looks.reference)
             axis.set(title=NAMES[task], xlabel="epoch", ylabel="dev score, per cent")
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        for axis in axes[len(tasks) :]:
-            axis.remove()
         meaning = "thin: every seed; marked: mean over seeds"
         figure.suptitle(f"{TITLES[suite]}, {model}\ndev score by epoch ({meaning})")
-        legend_below(figure, axes[: len(tasks)], columns=3, order=names)
+        legend_below(figure, axes, columns=3, order=names)
     return Drawn(f"curves_{suite}_{model}", figure, data)
 
 
@@ -290,11 +291,13 @@ def score_against_ranks(records: Records, suite: str, model: str, looks: Looks) 
     )
     names: Sequence[str] = list(data.sort_values("parameters_adapter")["ranks"].drop_duplicates())
     tasks = tasks_of(data)
-    lines, columns = _grid(len(tasks))
     with styled():
-        figure = canvas(max(4.8, 0.6 + 2.4 * columns), 0.5 + 2.3 * lines)
-        axes = figure.subplots(lines, columns, squeeze=False).flatten()
-        for axis, task in zip(axes, tasks, strict=False):
+        figure, axes = panels(
+            len(tasks),
+            3,
+            lambda lines, columns: (max(4.8, 0.6 + 2.4 * columns), 0.5 + 2.3 * lines),
+        )
+        for axis, task in zip(axes, tasks, strict=True):
             chosen = data[data["task"] == task]
             places = [names.index(r) for r in chosen["ranks"]]
             axis.scatter(places, chosen["best"], s=12, linewidths=0, **looks.point(looks.reference))
@@ -303,8 +306,6 @@ def score_against_ranks(records: Records, suite: str, model: str, looks: Looks) 
             axis.plot([names.index(n) for n in known], mean[known], color="#888888", zorder=0)
             axis.set(title=NAMES[task], ylabel="dev score, per cent")
             axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        for axis in axes[len(tasks) :]:
-            axis.remove()
         figure.suptitle(
             f"{TITLES[suite]}, {model}\n{looks.reference} at ranks r1×r2×r3 (line: mean)"
         )

@@ -1,7 +1,7 @@
 """One look for all figures, safe for colour-blind readers and grey prints; files that repeat."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,29 @@ def canvas(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
+
+
+def panels(
+    number: int, columns: int, size: Callable[[int, int], tuple[float, float]], **more: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels in up to so many columns; `size` is its width and height in
+    inches by its lines and columns."""
+    columns = min(columns, number)
+    lines = math.ceil(number / columns)
+    figure = canvas(*size(lines, columns))
+    axes = list(figure.subplots(lines, columns, squeeze=False, **more).flat)
+    for spare in axes[number:]:
+        spare.remove()
+    return figure, axes[:number]
+
+
+def count_axis(axis: Axes, most: float) -> None:
+    """A logarithmic axis of counts, the largest of them `most`, with zero at its left edge."""
+    axis.set_xscale("symlog", linthresh=1000, linscale=0.4)
+    axis.set_xlim(0, 2 * max(most, 1e3))
+    highest = math.floor(math.log10(max(most, 1e4)))
+    axis.set_xticks([0, *(10.0**n for n in range(3, highest + 1))])
+    axis.set_xticks([], minor=True)
 
 
 @dataclass(frozen=True)
