@@ -9,7 +9,8 @@ import pytest
 from craft.bench.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md")
+PAGES = ["README.md", "CONTRIBUTING.md"]
+PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 FOLDERS = "craft|configs|scripts|results|tests|docs|notebooks|\\.ci"
 
 PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./*-]*")  # up to a <placeholder>
