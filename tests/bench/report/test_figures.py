@@ -19,6 +19,8 @@ from craft.bench.report.load import load
 from craft.bench.report.method_files import ordered
 from craft.bench.report.tables.cells import cells
 from craft.bench.report.tables.published import read
+from craft.bench.settings.declared import read as section
+from craft.bench.settings.sections import Method
 from craft.errors import InputError
 
 PUBLISHED = CONFIGS.parent / "results" / "published"
@@ -80,7 +82,7 @@ def test_growth_with_depth_is_what_is_counted(drawn):
     data = drawn["parameters_against_depth"].data.set_index(["width", "method", "depth"])
     for label in FIRST:
         method = figures.as_counted(CONFIGS, label)
-        expected = expected_parameters(method, figures._shape(768, 20))
+        expected = expected_parameters(section(Method, method), figures._shape(768, 20))
         assert data.loc[(768, label, 20), "parameters"] == expected, label
 
 
