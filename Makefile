@@ -115,7 +115,7 @@ speed: $(STAMP) ## speed and memory beside what one would take instead; SPEED="t
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_WAIT_POLICY=PASSIVE $(PY) scripts/speed.py $(SPEED) \
 		$(if $(GLUE_DIR),"glue_dir=$(GLUE_DIR)") $(if $(TOKENIZER),"tokenizer=$(TOKENIZER)")
 
-bench:
+bench: ## called speed now (at once)
 	@echo "make bench is make speed now, and BENCH=... is SPEED=..." >&2; exit 2
 
 doctor: $(STAMP) ## what this machine has and lacks: GPU, weights, GLUE; SUITE GLUE_DIR MODEL_DIR (seconds)
