@@ -103,8 +103,8 @@ def cost_table(records: Records) -> Table:
             "memory: the largest over runs, what a process keeps of its earlier runs included; "
             "file: adapter with head",
             "hours: for which all attempts at the row's runs have held a machine, whatever else "
-            "it did: no speed of a method, which `make bench` measures side by side "
-            "(results/bench); with search: and those at the runs that searched the row's settings",
+            "it did: no speed of a method, which `make speed` measures side by side "
+            "(results/speed); with search: and those at the runs that searched the row's settings",
             f"all runs together: {total:,.2f} hours on these machines, {lost / 3600:,.2f} of them "
             f"in runs that failed and {sought / 3600:,.2f} in searches",
         ],
