@@ -41,7 +41,7 @@ class Work:
     def look(self) -> None:
         """Promote what has finished since, and read all that is promoted."""
         from craft.bench.report.study.plan import run_of, score_of
-        from craft.bench.run.promote import promote
+        from craft.bench.run.finished.promote import promote
         from craft.bench.run.record import read_all
 
         runs, known = self.outputs / "runs", {}

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import random
 from pathlib import Path
 
@@ -193,7 +194,8 @@ class Bench:
     def run(self, *more: str, stop=lambda: False, said: list | None = None, **choices: str) -> dict:
         cfg = compose(*self.overrides(*more, **choices))
         say = (said if said is not None else []).append
-        return run(check(cfg), "a test", stop, say, differs=differs(cfg)).plain()
+        made = run(check(cfg), "a test", stop, say, differs=differs(cfg))
+        return json.loads((self.outputs / "runs" / made.name / "record.json").read_text())
 
     def folder(self) -> Path:
         """The one run's folder."""

@@ -1,17 +1,15 @@
-"""Every tuner but CRAFT's own, attached to a tiny model and given an update that shows."""
+"""Every tuner, attached to a tiny model and given an update that shows."""
 
 from collections.abc import Callable
 
 import torch
 from peft import PeftModel, get_peft_model
-from tiny_models import (
-    parameters_as_saved,
-)
+from tiny_models import RANKS, parameters_as_saved
 
-from craft import BitFitConfig, BottleneckConfig, LoraXsConfig, LotrConfig
+from craft import BitFitConfig, BottleneckConfig, CraftConfig, LoraXsConfig, LotrConfig
 from craft.tuners import SuperLoraConfig
 
-CONFIGS: dict[str, Callable] = {
+RELATIVES: dict[str, Callable] = {
     "lotr": lambda **f: LotrConfig(**{"r": 3, "alpha": 2.0, "task_type": "SEQ_CLS", **f}),
     "lotr_projection": lambda **f: CONFIGS["lotr"](share="projection", **f),
     "lora_xs": lambda **f: LoraXsConfig(
@@ -28,6 +26,9 @@ CONFIGS: dict[str, Callable] = {
     "pfeiffer": lambda **f: CONFIGS["houlsby"](placement="pfeiffer", activation="relu", **f),
     "drop": lambda **f: CONFIGS["pfeiffer"](skip_layers=2, **f),
     "bitfit": lambda **f: BitFitConfig(**{"task_type": "SEQ_CLS", **f}),
+}
+CONFIGS = RELATIVES | {
+    "craft": lambda **f: CraftConfig(**{"ranks": RANKS, "task_type": "SEQ_CLS", **f}),
 }
 
 

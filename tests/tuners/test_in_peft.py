@@ -12,17 +12,16 @@ from peft import (
     get_peft_model_state_dict,
     inject_adapter_in_model,
 )
-from tiny_models import IDS, RANKS, gpt2, llama, outputs, roberta, some_steps
+from tiny_models import IDS, gpt2, llama, outputs, roberta, some_steps
 from tiny_tuners import CONFIGS, adapter_parameters, attach, excite
 from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
-from craft import BitFitConfig, CraftConfig
+from craft import BitFitConfig
 from craft.bench.model.build import trained
 from craft.errors import InputError
 from craft.tuners.sandwich.tensors import Trained
 
-CONFIGS["craft"] = lambda **f: CraftConfig(**{"ranks": RANKS, "task_type": "SEQ_CLS", **f})
 SANDWICH = ("craft", "lotr", "lora_xs", "superlora")
 SIX = (*SANDWICH, "bitfit", "houlsby")
 every_tuner = pytest.mark.parametrize("name", SIX)

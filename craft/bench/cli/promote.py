@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from craft.bench.cli.parser import Parser
-from craft.bench.run.promote import promote
+from craft.bench.run.finished.promote import promote
 
 
 def arguments(parser: Parser) -> None:

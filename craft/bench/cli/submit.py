@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 
 from craft.bench.cli.parser import Parser
 from craft.bench.glue.leaderboard import FILES, findings
-from craft.bench.run import record, submission
+from craft.bench.run import record
+from craft.bench.run.finished import submission
 from craft.bench.run.provenance import of_this_machine
 from craft.bench.run.record import Record
 from craft.bench.settings.places import CONFIGS

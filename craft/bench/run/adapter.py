@@ -1,4 +1,5 @@
-"""An adapter with its head on disk: saved, with what it was made on, and loaded where it fits."""
+"""An adapter with its head on disk: saved, with what it was made on, loaded where it fits, and
+taken up by another run (`start_from`)."""
 
 import json
 import warnings
@@ -6,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from craft.bench.model import packing
 from craft.bench.model.build import build, heads, trained
 from craft.bench.model.locate import Backbone
 from craft.bench.model.trusted import refuse_targets
+from craft.bench.run.inputs import Start
 from craft.bench.settings.sections import RunConfig, Task
 from craft.bench.training.loop import Fit, Seeds
 from craft.errors import InputError
@@ -152,3 +155,33 @@ def check_outputs(folder: Path, base: torch.nn.Module, task: Task) -> None:
                         f"adapter: {folder} has a head of {outputs} outputs ({name}.{key}); "
                         f"task={task.name} has {task.outputs}"
                     )
+
+
+def start_from(model: PeftModel, start: Start) -> dict[str, Any]:
+    """Load the last epoch's adapter and head; what another number of labels makes unfit keeps its
+    fresh start.
+
+    Returns what the record says of it: the run, the tensors loaded, and the tensors skipped with
+    both shapes."""
+    state = load_file(start.folder.path / "last" / "adapter_model.safetensors")
+    own = get_peft_model_state_dict(model)
+    skipped = {
+        name: f"{list(value.shape)} there, {list(own[name].shape)} here"
+        for name, value in state.items()
+        if name in own and own[name].shape != value.shape
+    }
+    fitting = {name: value for name, value in state.items() if name not in skipped}
+    if set(state) != set(own):
+        odd = sorted(set(state) ^ set(own))
+        raise InputError(
+            f"{start.folder.path.name} does not hold this method's tensors, e.g. {odd[0]}"
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some weights of .* were not initialized")
+        set_peft_model_state_dict(model, state, ignore_mismatched_sizes=True)
+    return {
+        "run": start.folder.path.name,
+        "id": start.id,
+        "loaded": sorted(fitting),
+        "skipped": skipped,
+    }

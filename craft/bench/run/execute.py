@@ -26,12 +26,11 @@ from craft.bench.model.build import (
 from craft.bench.model.compilation import compile_blocks
 from craft.bench.model.intruders import Intruders, intruders
 from craft.bench.model.locate import Backbone, check_vocabulary, tokenizer_of
-from craft.bench.run.adapter import origin_of, save_adapters
+from craft.bench.run.adapter import origin_of, save_adapters, start_from
 from craft.bench.run.inputs import Inputs
 from craft.bench.run.predictions import write_predictions
 from craft.bench.run.provenance import anonymous
 from craft.bench.run.record import Record
-from craft.bench.run.start_from import start_from
 from craft.bench.run.tracking import tracker
 from craft.bench.settings.declared import plain
 from craft.bench.settings.sections import RunConfig, Task

@@ -13,12 +13,12 @@ import torch
 from omegaconf import DictConfig
 
 from craft.bench.model.build import peft_config
-from craft.bench.run.card import share
 from craft.bench.run.execute import Say, execute
+from craft.bench.run.finished.card import share
+from craft.bench.run.finished.predict import evaluate, predict_to_file
 from craft.bench.run.folder import Attempts
 from craft.bench.run.inputs import Inputs, Planner
 from craft.bench.run.lease import Held, Lease, hold
-from craft.bench.run.predict import evaluate, predict_to_file
 from craft.bench.run.provenance import anonymous, commit, hardware, holder, versions
 from craft.bench.run.record import Record
 from craft.bench.settings.declared import plain

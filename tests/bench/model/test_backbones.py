@@ -10,7 +10,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 
 from craft.bench.model.build import build
 from craft.bench.model.locate import locate, tokenizer_of
-from craft.bench.run.predict import evaluate
+from craft.bench.run.finished.predict import evaluate
 from craft.errors import InputError
 from craft.vertical import make_vertical
 
@@ -100,7 +100,8 @@ def test_a_tokenizer_of_another_model_is_refused(bench, tmp_path, monkeypatch):
     bench.run()
     adapter, tokenizer = bench.folder() / "best", tokenizer_of
     monkeypatch.setattr(
-        "craft.bench.run.predict.tokenizer_of", lambda backbone: Shifted(tokenizer(backbone))
+        "craft.bench.run.finished.predict.tokenizer_of",
+        lambda backbone: Shifted(tokenizer(backbone)),
     )
     with pytest.raises(InputError, match="embeddings"):
         evaluate(bench.config(f"adapter={adapter}", "mode=evaluate"))

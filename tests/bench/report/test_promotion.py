@@ -7,7 +7,7 @@ from made_records import CONFIGS, make_run
 
 from craft.bench.report.load import load
 from craft.bench.report.resampling import Resampled
-from craft.bench.run.promote import promote
+from craft.bench.run.finished.promote import promote
 from craft.bench.run.record import Record
 from craft.errors import InputError
 

@@ -250,7 +250,7 @@ def test_estimate_is_the_mean_of_paired_differences_and_its_interval_the_correct
     by_fold = []
     for fold in range(10):
         place = [
-            (e.made["result"]["score"]["last"][e.headline], run.arm, run.task)
+            (e.made.result["score"]["last"][e.headline], run.arm, run.task)
             for run, e in study.entries.items()
             if (run.encoder, run.selection) == ("all-MiniLM-L6-v2", "fold")
             and run.permutation == fold // 5

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from tiny_bench import ROOT, Bench
 
 from craft.bench.glue import sources
-from craft.bench.run.card import card, share
+from craft.bench.run.finished.card import card, share
 from craft.bench.run.folder import RunFolder
 from craft.bench.run.record import Record
 from craft.errors import InputError

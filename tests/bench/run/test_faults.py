@@ -33,8 +33,8 @@ from craft.bench.model.build import peft_config
 from craft.bench.model.locate import locate
 from craft.bench.model.trusted import refuse_targets
 from craft.bench.run.adapter import check_adapter
+from craft.bench.run.finished.predict import evaluate
 from craft.bench.run.folder import Attempts
-from craft.bench.run.predict import evaluate
 from craft.bench.run.provenance import without_secrets
 from craft.bench.run.record import Record
 from craft.bench.settings.declared import read

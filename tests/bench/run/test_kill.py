@@ -11,16 +11,17 @@ import pytest
 from injected import injecting
 from tiny_bench import Bench
 
+import craft.bench.run.adapter
 import craft.bench.run.execute
-import craft.bench.run.run
+import craft.bench.run.inputs
 import craft.bench.training.loop
 import craft.files
 from craft import tucker
-from craft.bench.run import record
+from craft.bench.run.record import Record
 from craft.tucker import use_cache
 
 PHASES = {  # module, name: a call of it in that phase, and how many calls a run makes
-    "at the start": (craft.bench.run.run.models, "locate", 1),
+    "at the start": (craft.bench.run.inputs, "locate", 1),
     "while it attaches": (craft.bench.run.execute, "prepare", 1),
     "in the decomposition": (tucker, "decompose", 2),
     "in mid-epoch": (craft.bench.training.loop, "_backward", 12),
@@ -28,8 +29,8 @@ PHASES = {  # module, name: a call of it in that phase, and how many calls a run
     "while a checkpoint is written": (craft.bench.training.loop, "save_checkpoint", 14),
     "in the evaluation": (craft.bench.training.loop, "predict", 4),
     "while predictions are written": (craft.bench.run.execute, "write_predictions", 1),
-    "while adapters are saved": (craft.bench.run.execute, "_save_adapter", 2),
-    "while the record is written": (record, "write", 1),
+    "while adapters are saved": (craft.bench.run.adapter, "_save_adapter", 2),
+    "while the record is written": (Record, "write", 1),
 }
 AGAIN = "since the last checkpoint"
 MORE = ["train.epochs=4", "lease_seconds=1", "train.checkpoint_minutes=0"]

@@ -7,9 +7,9 @@ from tiny_bench import METHODS, method_of
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from craft.bench.model.build import attach
+from craft.bench.run.adapter import start_from
 from craft.bench.run.folder import RunFolder
 from craft.bench.run.inputs import Start
-from craft.bench.run.start_from import start_from
 from craft.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings(

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tiny_bench import Bench
 from craft.bench.report.load import load
-from craft.bench.run.card import card
+from craft.bench.run.finished.card import card
 from craft.bench.run.record import Record
 from craft.bench.run.inputs import Planner
 

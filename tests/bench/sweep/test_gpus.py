@@ -1,5 +1,6 @@
 """`hydra/launcher=gpus` on a machine that says it has GPUs: which run sees which."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -87,7 +88,8 @@ def test_fewer_gpus_may_be_asked_for_and_more_are_refused(monkeypatch):
     with pytest.raises(InputError, match="3 GPUs are asked for, torch sees 2"):
         gpus.asked_for(3)
     monkeypatch.setattr(
-        "hydra_plugins.hydra_joblib_launcher._core.launch",
+        importlib.import_module("hydra_plugins.hydra_joblib_launcher._core"),
+        "launch",
         lambda launcher, **_: (launcher.joblib["n_jobs"], os.environ["CUDA_VISIBLE_DEVICES"]),
     )
     assert gpus.launch_on_gpus(SimpleNamespace(gpus=1, runs_per_gpu=1), [], 0) == (1, "3")

@@ -8,7 +8,7 @@ from craft.bench.glue.leaderboard import File
 from craft.bench.glue.metrics import predictions_of
 from craft.bench.glue.sources import Split
 from craft.bench.model.locate import locate
-from craft.bench.run.predict import logits_of
+from craft.bench.run.finished.predict import logits_of
 from craft.bench.settings.sections import RunConfig
 from craft.errors import InputError
 

@@ -1,0 +1,1 @@
+"""What is done with a finished run: shared, promoted, predicted with, submitted."""
