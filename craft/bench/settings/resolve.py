@@ -161,12 +161,13 @@ def _resolve(cfg: DictConfig) -> dict[str, Any]:
     if said:
         line = " ".join(f"{key}=VALUE" for key in (*others, *of_recipe))
         raise InputError(f"{'; '.join(said)}: give {line}")
-    OmegaConf.set_struct(cfg, False)
-    cfg.pop("stated", None)
+    values: dict[str, Any] = {"recipe": {"source": row.get("source")}}
     try:
-        values = OmegaConf.to_container(cfg, resolve=True)
+        for key in cfg.keys() - {"recipe", "stated"}:  # whose many rows are nobody's values
+            value = cfg[key]
+            values[str(key)] = (
+                OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            )
     except OmegaConfBaseException as error:
         raise InputError(first_line(error)) from error
-    assert isinstance(values, dict)
-    values["recipe"] = {"source": row.get("source")}
-    return values  # type: ignore[return-value]
+    return values
