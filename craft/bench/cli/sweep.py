@@ -12,7 +12,9 @@ from craft.bench.sweep import state
 
 
 def arguments(parser: Parser) -> None:
-    parser.add_argument("action", choices=("status", "cancel"))
+    parser.add_argument(
+        "action", choices=("status", "cancel"), help="runs by state and time left, or end its jobs"
+    )
     parser.setting("sweep", help="its folder; else the newest", metavar="FOLDER")
     parser.setting("outputs", "outputs", help="where runs and sweeps are", metavar="FOLDER")
 
