@@ -76,6 +76,11 @@ def test_a_run_says_what_it_differs_in():
     assert differs(other) == {"method.peft.ranks": [2, 8, 8], "method.peft.j": "diagonal"}
 
 
+def test_another_value_in_the_recipe_is_a_difference_too():
+    line = ["method=lora", "model=roberta_base", "task=rte", "recipe.rte.epochs=3"]
+    assert differs(compose(*line)) == {"train.epochs": 3}
+
+
 def test_of_what_the_recipe_leaves_open_nothing_is_said():
     line = ["model=local", "model.path=FOLDER", "train.lr=1", "train.head_lr=1", "train.epochs=1"]
     assert differs(compose("method=craft", "task=rte", *line)) == {}
