@@ -145,6 +145,8 @@ def commit() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
+        if not git("ls-files", "--", "craft"):  # an installed package in somebody's checkout
+            return {"commit": None, "dirty": None}
         head = git("rev-parse", "HEAD")
         changed = git("status", "--porcelain", "--", *SOURCES)
     except FileNotFoundError:  # no git on this machine

@@ -298,6 +298,18 @@ def test_sweeper_that_waits_for_scores_is_refused_where_the_launcher_does_not_wa
         launcher.launch([["seed=0"]], 0)
 
 
+def test_package_inside_another_projects_checkout_has_no_commit(tmp_path, monkeypatch):
+    """As an environment in somebody's repository: its commit is not this project's."""
+    (tmp_path / ".gitignore").write_text("site-packages\n")
+    who = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a"]):
+        subprocess.run(["git", *who, *command], cwd=tmp_path, check=True)
+    installed = tmp_path / "site-packages"
+    (installed / "craft").mkdir(parents=True)
+    monkeypatch.setattr(provenance, "ROOT", installed)
+    assert commit() == {"commit": None, "dirty": None}
+
+
 def test_snapshot_is_the_commit_and_knows_it(tmp_path, monkeypatch):
     root = tmp_path / "checkout"
     (root / "craft").mkdir(parents=True)
