@@ -194,7 +194,8 @@ class Bench:
     def run(self, *more: str, stop=lambda: False, said: list | None = None, **choices: str) -> dict:
         cfg = compose(*self.overrides(*more, **choices))
         say = (said if said is not None else []).append
-        made = run(check(cfg), "a test", stop, say, differs=differs(cfg))
+        said = {"experiment": None, "differs": differs(cfg)}
+        made = run(check(cfg), "a test", stop, say, said=said)
         return json.loads((self.outputs / "runs" / made.name / "record.json").read_text())
 
     def folder(self) -> Path:

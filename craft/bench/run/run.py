@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shlex
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,13 @@ from craft.bench.run.folder import Attempts
 from craft.bench.run.inputs import Inputs, Planner
 from craft.bench.run.lease import Held, Lease, hold
 from craft.bench.run.provenance import anonymous, commit, hardware, holder, versions
-from craft.bench.run.record import Record
+from craft.bench.run.record import Record, digest
 from craft.bench.settings.declared import plain
 from craft.bench.settings.resolve import check, differs, donor_line
 from craft.bench.settings.sections import RunConfig
 from craft.errors import InputError, Interrupted
+
+UNSAID = {"experiment": None, "differs": {}}
 
 
 def carry_out(
@@ -44,7 +45,8 @@ def carry_out(
     donor = None
     if config.start_from is not None:
         donor = check(hydra.compose("train", donor_line(cfg, overrides)))
-    return run(config, command, stop, print, donor, differs(cfg))
+    said = {"experiment": _experiment(overrides), "differs": differs(cfg)}
+    return run(config, command, stop, print, donor, said)
 
 
 def run(
@@ -53,16 +55,16 @@ def run(
     stop: Callable[[], bool],
     say: Say,
     donor: RunConfig | None = None,
-    differs: Mapping[str, Any] | None = None,
+    said: Mapping[str, Any] | None = None,
 ) -> Record:
     """Carry out one run and return its record; where its ok record exists, say so and return that
     one.
 
     `donor` is the run whose adapter and head this one starts from (`start_from`), which must be
-    finished; `differs` is what the record says of how it differs from the files. A run that fails
-    leaves a `failed` record and the exception, and nothing that it has computed is removed; one
-    that is interrupted leaves a checkpoint; one whose input is refused, which happens before its
-    first step, leaves what was there before it."""
+    finished; `said` is what the record says besides of how it was asked for (`carry_out`). A run
+    that fails leaves a `failed` record and the exception, and nothing that it has computed is
+    removed; one that is interrupted leaves a checkpoint; one whose input is refused, which happens
+    before its first step, leaves what was there before it."""
     peft_config(config.method, modules_to_save=[])  # refused before anything is read
     inputs = Planner().inputs(config, donor)
     inputs.check_start()
@@ -74,7 +76,7 @@ def run(
             with hold(folder.path, holder(), config.lease_seconds, say) as lease:
                 done = folder.done()  # by whoever held the lease until now
                 if done is None:
-                    known = {"command": command, "differs": dict(differs or {})}
+                    known = {"command": command, **(said or UNSAID)}
                     return _attempt(inputs, known, stop, lease, say)
         except InputError:
             if created:
@@ -99,7 +101,6 @@ def _attempt(
     provenance: dict[str, Any] = {
         "name": folder.path.name,
         **known,
-        "experiment": _experiment(known["command"]),
         "row": config.row_id,
         "started": attempts.made[0]["started"],
         "config": plain(config),
@@ -125,6 +126,8 @@ def _attempt(
     try:
         with _torch_settings(config):
             outcome = execute(inputs, stop_or_lost, say, attempts.begin)
+        found = anonymous(provenance | outcome.provenance)
+        digest([outcome.result, found])  # what no JSON can hold is a failure, as any other
         lease.check()
     except (Interrupted, KeyboardInterrupt):
         attempts.end("interrupted")
@@ -145,8 +148,7 @@ def _attempt(
             Record(run_id, "failed", {}, known, anonymous(reason)).write(folder.record)
         raise
     attempts.end(outcome.status)
-    known = anonymous(provenance | outcome.provenance) | attempts.spent()
-    made = Record(run_id, outcome.status, outcome.result, known)
+    made = Record(run_id, outcome.status, outcome.result, found | attempts.spent())
     made.write(folder.record)
     folder.finish()
     say(f"{folder.path.name}: {made.status}, {_headline(made)}; {folder.record}")
@@ -155,9 +157,9 @@ def _attempt(
     return made
 
 
-def _experiment(command: str) -> str | None:
-    """The experiment that a command line chooses."""
-    words = (word.partition("=") for word in shlex.split(command))
+def _experiment(overrides: Sequence[str]) -> str | None:
+    """The experiment that a run's overrides choose."""
+    words = (word.partition("=") for word in overrides)
     return next((name for key, _, name in words if key.lstrip("+") == "experiment"), None)
 
 

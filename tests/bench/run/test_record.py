@@ -307,6 +307,23 @@ def test_failure_after_training_keeps_adapter_and_predictions(bench, monkeypatch
     assert {"attempts.json", "best", "last", "predictions.safetensors"} <= left
 
 
+def test_record_says_its_own_experiment_of_those_that_were_swept(bench):
+    line = bench.overrides("train.clip=0.5")
+    overrides, command = [*line, "experiment=mini"], "craft train -m experiment=mini,ranks"
+    made = craft.bench.run.run.carry_out(compose(*line), overrides, command, lambda: False)
+    assert made.provenance["experiment"] == "mini" and made.provenance["row"] is None
+    assert made.provenance["differs"]["train.clip"] == 0.5
+
+
+def test_result_that_no_json_can_hold_is_a_failed_record(bench, monkeypatch):
+    monkeypatch.setattr("craft.bench.glue.metrics.score", lambda *_: {"accuracy": float("nan")})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        bench.run("train.epochs=1")  # which writes no checkpoint that would refuse it
+    (failed,) = [r for _, r in record.read_all(bench.outputs)]
+    assert failed.status == "failed" and "JSON compliant" in str(failed.error)
+    assert failed.provenance["attempts"][-1]["ended"] == "failed"
+
+
 def at_the_door(*_):
     raise InputError("not with this model")
 
