@@ -27,6 +27,7 @@ from craft.bench.report.study.evidence import (
     YES,
     Question,
     Study,
+    counted,
     frozen_commits,
 )
 from craft.bench.report.study.pages import premise_text, readme_block
@@ -313,6 +314,13 @@ def test_no_verdict_where_the_machinery_invents_effects_or_v1_is_not_there(study
     failing = dataclasses.replace(study, entries=shifted)
     assert failing.v1.words == ("it does",)
     assert all(judged.words == () for judged in failing.confirmatory.values())
+
+
+def test_a_run_that_stands_in_two_stages_counts_once(study):
+    """CRAFT's rate for C's tasks comes to that of A's: the two have some runs in common."""
+    runs = [run for run in study.entries if run.selection != "train_holdout"]
+    assert counted(study) == (len(runs), len(runs))
+    assert len(runs) < sum(study.plan.total(study.scores, s)[1] for s in study.plan.stages)
 
 
 def test_folds_without_a_task_or_with_a_diverged_run_are_left_out_and_counted(complete, tmp_path):
