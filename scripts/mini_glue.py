@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Task:
+class MiniTask:
     """A task: its text columns, its generator, and the share of each class, which are GLUE's own.
 
     The generator takes dice and a class and gives the texts, and after them the label where that is
@@ -46,15 +46,17 @@ class Task:
 
 
 TASKS = {
-    "cola": Task(("sentence",), cola, (0.3, 0.7)),
-    "sst2": Task(("sentence",), sst2, (0.45, 0.55)),
-    "mrpc": Task(("sentence1", "sentence2"), mrpc, (0.32, 0.68)),
-    "stsb": Task(("sentence1", "sentence2"), stsb, (0.2, 0.18, 0.16, 0.14, 0.12, 0.2)),
-    "qqp": Task(("question1", "question2"), qqp, (0.63, 0.37)),
-    "mnli": Task(("premise", "hypothesis"), mnli, (1 / 3,) * 3),
-    "qnli": Task(("question", "sentence"), qnli, (0.5, 0.5)),
-    "rte": Task(("sentence1", "sentence2"), rte, (0.5, 0.5), train=1500, validation=300),
-    "wnli": Task(("sentence1", "sentence2"), wnli, (0.5, 0.5), train=600, validation=120, test=60),
+    "cola": MiniTask(("sentence",), cola, (0.3, 0.7)),
+    "sst2": MiniTask(("sentence",), sst2, (0.45, 0.55)),
+    "mrpc": MiniTask(("sentence1", "sentence2"), mrpc, (0.32, 0.68)),
+    "stsb": MiniTask(("sentence1", "sentence2"), stsb, (0.2, 0.18, 0.16, 0.14, 0.12, 0.2)),
+    "qqp": MiniTask(("question1", "question2"), qqp, (0.63, 0.37)),
+    "mnli": MiniTask(("premise", "hypothesis"), mnli, (1 / 3,) * 3),
+    "qnli": MiniTask(("question", "sentence"), qnli, (0.5, 0.5)),
+    "rte": MiniTask(("sentence1", "sentence2"), rte, (0.5, 0.5), train=1500, validation=300),
+    "wnli": MiniTask(
+        ("sentence1", "sentence2"), wnli, (0.5, 0.5), train=600, validation=120, test=60
+    ),
 }
 SPLITS = ("train", "validation", "test")
 MNLI_SPLITS = {  # with the scenes that each is about
@@ -99,7 +101,7 @@ def classes(dice: Dice, shares: tuple[float, ...], size: int) -> list[int]:
     return dice.shuffled([label for label, count in enumerate(counts) for _ in range(count)])
 
 
-def example(dice: Dice, made: Task, label: int, options: dict) -> tuple[tuple[str, ...], Any]:
+def example(dice: Dice, made: MiniTask, label: int, options: dict) -> tuple[tuple[str, ...], Any]:
     """The texts of one example and its label; the two texts of a pair differ."""
     drawn = made.generate(dice, label, **options)
     texts, score = drawn[: len(made.columns)], (*drawn, label)[len(made.columns)]

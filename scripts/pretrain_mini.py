@@ -27,7 +27,7 @@ import torch
 from pretraining.arguments import arguments
 from pretraining.checkpoint import (
     CHECKPOINT,
-    Progress,
+    PretrainingProgress,
     Stretch,
     load_checkpoint,
     read_progress,
@@ -88,7 +88,7 @@ def depth_at(given: argparse.Namespace, done: float) -> int:
     return given.depths[min(int(np.searchsorted(ends, done, side="right")), len(given.depths) - 1)]
 
 
-class Report:
+class PretrainingReport:
     """A line of progress at most every 20 seconds."""
 
     def __init__(self, given: argparse.Namespace, processes: Processes, step: int) -> None:
@@ -165,7 +165,7 @@ def train(given: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, tokens_
         return model, make_optimizer(model, given.lr)
 
     checkpoint = given.work / CHECKPOINT
-    before = Progress(0, 0.0, given.sequences, ())
+    before = PretrainingProgress(0, 0.0, given.sequences, ())
     if checkpoint.exists():
         before = read_progress(checkpoint)
     if before.sequences != given.sequences:
@@ -210,7 +210,7 @@ def train(given: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, tokens_
         optimizer.zero_grad()
 
     step, start, progress = before.step, time.perf_counter(), before.under(stretch(before.step))
-    saved, report = start, Report(given, processes, step)
+    saved, report = start, PretrainingReport(given, processes, step)
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(batch, step)
         while True:
@@ -258,7 +258,7 @@ def finish(
     model: PairedMaskedLM,
     sequences: Sequences,
     processes: Processes,
-    progress: Progress,
+    progress: PretrainingProgress,
 ) -> None:
     """Write the model as fp16 safetensors and what is known of its training; the loss is that of
     the written weights."""

@@ -30,7 +30,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Progress:
+class PretrainingProgress:
     """Steps and seconds of training behind the weights, and what they were made under."""
 
     step: int
@@ -38,7 +38,7 @@ class Progress:
     sequences: int  # a step
     stretches: tuple[Stretch, ...]
 
-    def under(self, stretch: Stretch) -> "Progress":
+    def under(self, stretch: Stretch) -> "PretrainingProgress":
         """The same, going on under `stretch`; one that only goes on as the last did is no new
         one."""
         last = self.stretches[-1] if self.stretches else None
@@ -48,7 +48,10 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, model: RobertaForMaskedLM, optimizer: torch.optim.AdamW, progress: Progress
+    path: Path,
+    model: RobertaForMaskedLM,
+    optimizer: torch.optim.AdamW,
+    progress: PretrainingProgress,
 ) -> None:
     tensors = {}
     for name, parameter in model.named_parameters():
@@ -62,12 +65,12 @@ def save_checkpoint(
     temporary.replace(path)
 
 
-def read_progress(path: Path) -> Progress:
+def read_progress(path: Path) -> PretrainingProgress:
     with safe_open(path, "pt") as file:
         found = json.loads(file.metadata()["progress"])
     try:
         stretches = tuple(Stretch(**each) for each in found["stretches"])
-        return Progress(**found | {"stretches": stretches})
+        return PretrainingProgress(**found | {"stretches": stretches})
     except (KeyError, TypeError):
         sys.exit(f"pretrain_mini: {path} was made by another version; move it away to start anew")
 
