@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,7 @@ from craft.bench.run import record
 from craft.bench.run.folder import RunFolder
 from craft.bench.run.inputs import Inputs, Planner
 from craft.bench.run.signals import stopped
-from craft.bench.settings import declared
-from craft.bench.settings.declared import number, optional, setting, truth, whole
+from craft.bench.settings.declared import number, optional, read, setting, truth, whole
 from craft.bench.settings.resolve import check, donor_line
 from craft.bench.sweep import job, snapshot, state
 from craft.bench.sweep.job import SweepJob
@@ -61,10 +60,7 @@ class SlurmSettings:
         plain = {
             k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in given.items()
         }
-        if odd := set(plain) ^ {f.name for f in fields(cls)}:
-            raise InputError(f"hydra.launcher: keys {sorted(odd)} are unknown or missing")
-        made = cls(**plain)
-        declared.check(made, "hydra.launcher.")
+        made = read(cls, plain, "hydra.launcher")
         if made.signal_delay_s > 30 * made.timeout_min:
             raise InputError(
                 f"hydra.launcher.signal_delay_s {made.signal_delay_s} must be at most half of "
