@@ -55,10 +55,10 @@ def job(main: Callable[[DictConfig], Record | None]) -> Callable[[DictConfig], f
             if signals.stopped():
                 raise Interrupted("stopped before the next run began; start again to go on")
             made = main(cfg)
-            if made is not None:
-                _ended(made.status, made.name)
-            score = {} if made is None else made.result.get("score") or {}
-            return score["best"][score["headline"]] if score.get("best") else None
+            if made is None:
+                return None
+            _ended(made.status, made.name)
+            return made.score()
         except Interrupted as interruption:
             signals.hand_over()
             if signals.is_worker():

@@ -195,11 +195,6 @@ def at(made: Record, path: str) -> Any:
     return reduce(getitem, rest, getattr(made, first))
 
 
-def _headline(made: Record, epoch: str) -> float:
-    score = made.result["score"]
-    return float(score[epoch][score["headline"]])
-
-
 def _collapsed_last(made: Record) -> bool | None:
     """As the record says it; from the predictions of a record that does not; None without them."""
     if "collapsed_last" in made.result["score"]:
@@ -246,8 +241,8 @@ RUN_COLUMNS: dict[str, Source] = {
     "fold": lambda made: fold_of(made.provenance["config"]),
     "start_from": lambda made: at(made, "provenance.config.start_from") or "",
     "headline": "result.score.headline",
-    "best": lambda made: _headline(made, "best"),
-    "last": lambda made: _headline(made, "last"),
+    "best": lambda made: made.score("best"),
+    "last": lambda made: made.score("last"),
     "best_epoch": "result.score.best_epoch",
     "epochs": lambda made: len(made.result["history"]),
     "collapsed": lambda made: bool(at(made, "result.score.collapsed")),

@@ -42,6 +42,11 @@ class Record:
     def result_sha256(self) -> str | None:
         return digest(self.result) if self.result else None
 
+    def score(self, epoch: str = "best") -> float | None:
+        """Its headline metric at the best or the last epoch; None where no epoch was finished."""
+        score = self.result.get("score") or {}
+        return float(score[epoch][score["headline"]]) if score.get(epoch) else None
+
     def plain(self) -> dict[str, Any]:
         """What its file holds, without the checksum."""
         return {

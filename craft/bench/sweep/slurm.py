@@ -284,6 +284,4 @@ def _returned(one: RunState, sweep: SweepFolder) -> JobReturn:
     if made is None:
         error = RuntimeError(f"{one.run.name}: {one.error or one.state}")
         return JobReturn(overrides=overrides, _return_value=error, status=JobStatus.FAILED)
-    score = made.result["score"]
-    value = score["best"][score["headline"]]
-    return JobReturn(overrides=overrides, _return_value=value, status=JobStatus.COMPLETED)
+    return JobReturn(overrides=overrides, _return_value=made.score(), status=JobStatus.COMPLETED)

@@ -63,10 +63,8 @@ def run_of(made: Record) -> StudyRun | None:
 
 def score_of(made: Record, epoch: str = "last") -> float:
     """A record's headline metric at the last epoch, or the best; -inf of a run that diverged."""
-    if made.status != "ok":
-        return -math.inf
-    score = made.result["score"]
-    return float(score[epoch][score["headline"]])
+    found = made.score(epoch) if made.ok else None
+    return -math.inf if found is None else found
 
 
 @dataclass(frozen=True)

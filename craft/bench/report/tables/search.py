@@ -45,7 +45,7 @@ def search_row(
         "selection": config.get("selection", "dev"),
         "status": made.status,
         "headline": score["headline"] if score else "",
-        "best": float(score["best"][score["headline"]]) if score else float("nan"),
+        "best": made.score() if score else float("nan"),
         "seconds": provenance["seconds"],
     }
 
